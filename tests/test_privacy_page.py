@@ -124,6 +124,25 @@ def test_what_the_privacy_page_says_of_poisoning_and_prototypes_holds(repository
     }
 
 
+def test_what_the_privacy_page_says_of_the_prior_holds(repository: Path) -> None:
+    told = committed(repository, "privacy/membership-prior")
+    assert (told["people"], told["seeds"]) == (120, [1, 2, 3, 4, 5])
+    found = {
+        (row["thing"], row["attack"], row["level"]): row["pooled"]["auc"]
+        for row in told["attacks"]
+        if row["control"] == "none"
+    }
+    said = {
+        ("common-start", "tracing", "person"): "0.99",
+        ("common-start", "tracing", "fresh"): "0.87",
+        ("inferred", "reach-p", "person"): "0.82",
+        ("inferred", "distance", "person"): "0.77",
+        ("inferred", "own-embedding", "person"): "0.95",
+        ("inferred", "own-embedding", "fresh"): "0.88",
+    }
+    assert {key: f"{found[key]:.2f}" for key in said} == said
+
+
 def test_what_the_privacy_page_says_of_traps_holds(repository: Path) -> None:
     told = committed(repository, "privacy/backdoor")
     assert (told["people"], told["seeds"]) == (24, [0, 1, 2, 3, 4])

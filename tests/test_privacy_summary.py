@@ -54,6 +54,16 @@ def test_an_auc_of_a_half_is_nothing_and_the_strongest_attack_counts(files: list
         assert line.advantage.low <= line.advantage.value <= line.advantage.high
 
 
+def test_what_no_profile_asks_for_stands_as_what_it_would_tell(files: list[Path]) -> None:
+    found = lines(named(files, "membership-prior"))
+    assert {thing for _, thing in found} == {"common-start", "inferred"}
+    for (_, thing), line in found.items():
+        told = line.without if thing == "common-start" else line.advantage
+        assert told is not None and told.low > 0
+        row = summary_table([line]).rows[0]
+        assert (row[5] == "not released") is (thing == "common-start")
+
+
 def test_a_seed_kept_over_releases_stands_beside_one_of_each(files: list[Path]) -> None:
     path = named(files, "linkage")
     found = lines(path)

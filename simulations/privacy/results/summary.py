@@ -29,6 +29,7 @@ from simulations.privacy.results.show import strongest_rows
 
 NONE = "–"
 SEEN = "seen"
+UNASKED = ("common-start",)  # what a release holds only if its profile asks for it
 ONE_SEED, OWN_SEED = "adapter-factors, seed kept", "adapter-factors"
 
 
@@ -49,8 +50,8 @@ class Line:
     """One thing and question.
 
     Attributes:
-        advantage: with PROPER's defaults, or with the privacy that `thing` names; None: a device
-            refuses what would be attacked.
+        advantage: with PROPER's defaults, or with the privacy that `thing` names; None: there is nothing
+            to attack, for the reason that `instead` says.
         without: the same without that defence; None: there is none, or it was not measured.
         people: how many, of which task, in how many seeds.
         task: that task's name.
@@ -65,6 +66,7 @@ class Line:
     without: Advantage | None = None
     people: str = ""
     task: str = ""
+    instead: str = "refused"
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -133,7 +135,7 @@ def summary_table(lines: Sequence[Line]) -> Table:
     rows = tuple(
         (
             *(line.experiment, line.people, line.asked, line.thing, line.attack),
-            "refused" if line.advantage is None else str(line.advantage),
+            line.instead if line.advantage is None else str(line.advantage),
             NONE if line.without is None else str(line.without),
             line.sentence,
         )
@@ -153,9 +155,16 @@ def _beyond(found: Rate, guessing: float, most: float = 1.0) -> Advantage:
 
 
 def _membership(result: PrivacyResult) -> list[Line]:
-    return [
+    """What a release holds only if a profile asks for it stands where a defence is off."""
+    lines = [
         Line("membership", row.level, row.thing, row.attack, _of_auc(row.pooled), row.sentence)
         for row in strongest_rows(result)
+    ]
+    return [
+        replace(line, advantage=None, without=line.advantage, instead="not released")
+        if line.thing in UNASKED
+        else line
+        for line in lines
     ]
 
 
