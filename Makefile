@@ -278,7 +278,7 @@ PRIVACY_COMMAND_epsilon-politeness := epsilon
 PRIVACY_COMMAND_epsilon-personality := epsilon
 privacy-real: PRIVACY_OUT = runs/privacy-real
 privacy-real: PRIVACY_membership-news := $(call real_people,news_categories) $(FEW) --people 54 --max-items 12 \
-  --things population,experts,adapter-embedding,answers --seeds 0,1,2
+  --things population,experts,adapter-embedding,answers --seeds 0
 privacy-real: PRIVACY_epsilon-politeness := $(call real_people,politeness_ratings) --profile tiny-private \
   --people 190 --newcomers 40 --max-items 30 --epsilons 2,8,inf --seeds 0
 privacy-real: PRIVACY_epsilon-personality := $(call real_people,personality_items) --profile tiny-private \

@@ -110,6 +110,11 @@ def test_what_the_privacy_page_says_of_poisoning_and_prototypes_holds(repository
     assert [f"{value:.2f}" for value in cost] == ["0.08", "0.15"]
     assert all(found[thing, 1, "none"]["loss_change"]["low"] < 0 for thing in things)
 
+    alone = committed(repository, "privacy/poisoning-router")
+    assert alone["seeds"] == [0, 1, 2, 3, 4]
+    assert {row["malicious"] for row in alone["rows"]} == {0, 1, 5, 50}
+    assert all(abs(row["pooled"]["gain"]["value"]) < 5e-4 for row in alone["rows"])
+
     best: dict[tuple[str, str], float] = {}
     for name in ("membership", "membership-prototypes"):
         for row in committed(repository, f"privacy/{name}")["attacks"]:
@@ -122,6 +127,30 @@ def test_what_the_privacy_page_says_of_poisoning_and_prototypes_holds(repository
         ("membership-prototypes", "person"): "0.66",
         ("membership-prototypes", "fresh"): "0.61",
     }
+
+
+def test_what_the_privacy_page_says_of_real_readers_holds(repository: Path) -> None:
+    told = committed(repository, "privacy/membership-news")
+    assert (told["task"], told["people"], told["seeds"]) == ("news_categories", 54, [0])
+    found = {
+        (row["thing"], row["attack"], row["level"]): row
+        for row in told["attacks"]
+        if row["control"] == "none"
+    }
+    said = {
+        ("population", "loss-minus-public", "person"): ("0.71", "0.55", "0.85"),
+        ("experts", "loss-minus-public", "person"): ("0.71", "0.56", "0.84"),
+        ("population", "loss-minus-public", "fresh"): ("0.75", "0.61", "0.88"),
+        ("experts", "loss-minus-public", "fresh"): ("0.76", "0.61", "0.88"),
+        ("adapter-embedding", "lira", "record"): ("0.69", "0.62", "0.75"),
+    }
+    for key, numbers in said.items():
+        pooled = found[key]["pooled"]
+        assert tuple(f"{pooled[name]:.2f}" for name in ("auc", "low", "high")) == numbers
+        same = [row["pooled"]["auc"] for of, row in found.items() if of[::2] == key[::2]]
+        assert pooled["auc"] == max(same)
+        assert (found[key]["p_holm"] < 0.05) is (key[2] != "person")
+    assert min(row["p_holm"] for key, row in found.items() if key[0] == "answers") > 0.05
 
 
 def test_what_the_privacy_page_says_of_the_prior_holds(repository: Path) -> None:
