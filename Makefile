@@ -280,7 +280,7 @@ privacy-real: PRIVACY_OUT = runs/privacy-real
 privacy-real: PRIVACY_membership-news := $(call real_people,news_categories) $(FEW) --people 54 --max-items 12 \
   --things population,experts,adapter-embedding,answers --seeds 0
 privacy-real: PRIVACY_epsilon-politeness := $(call real_people,politeness_ratings) --profile tiny-private \
-  --people 190 --newcomers 40 --max-items 30 --epsilons 2,8,inf --seeds 0
+  --people 190 --newcomers 40 --max-items 30 --epsilons 2,8 --seeds 0
 privacy-real: PRIVACY_epsilon-personality := $(call real_people,personality_items) --profile tiny-private \
   --people 324 --newcomers 24 --max-items 12 --sampling-rate 0.2 --epsilons 2,8,inf --seeds 0
 privacy-real: $(PRIVACY_REAL:%=privacy-%) ## results/privacy on the real sets of ../shared; needs make accountant; hours

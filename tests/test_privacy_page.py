@@ -153,6 +153,27 @@ def test_what_the_privacy_page_says_of_real_readers_holds(repository: Path) -> N
     assert min(row["p_holm"] for key, row in found.items() if key[0] == "answers") > 0.05
 
 
+def test_what_the_privacy_page_says_of_privacy_for_real_people_holds(repository: Path) -> None:
+    said = {
+        "personality": (300, "7.61", {"2": "91%", "8": "95%"}, {"8": "1.05", "unclipped": "0.71"}),
+        "politeness": (150, "7.56", {"2": "76%", "8": "95%"}, {"8": "0.99", "unclipped": "0.68"}),
+    }
+    for name, (candidates, public, kept, losses) in said.items():
+        told = committed(repository, f"privacy/epsilon-{name}")
+        assert (told["candidates"], told["seeds"]) == (candidates, [0])
+        assert f"{told['public']['value']:.2f}" == public
+        rows = {row["thing"]: row["pooled"] for row in told["rows"]}
+        assert {of: f"{rows[of]['kept']['value']:.0%}" for of in kept} == kept
+        assert {of: f"{rows[of]['stage2']['value']:.2f}" for of in losses} == losses
+        aucs = [row["membership"]["auc"] for row in rows.values()]
+        assert min(aucs) > 0.495 and max(aucs) < 0.595
+        assert (told["positive"]["low"] > 0.5) is (name == "personality")
+        for row in told["rows"]:
+            if row["epsilon"] is not None:
+                assert row["pooled"]["people"]["epsilon"] <= row["epsilon"]
+                assert row["pooled"]["crafted"]["epsilon"] <= row["epsilon"]
+
+
 def test_what_the_privacy_page_says_of_the_prior_holds(repository: Path) -> None:
     told = committed(repository, "privacy/membership-prior")
     assert (told["people"], told["seeds"]) == (120, [1, 2, 3, 4, 5])

@@ -96,19 +96,16 @@ def epsilon(
     drawn, asked, structure = numbers(seeds), profile_for(data, profile), preset(PRESET)
     terms = _terms(
         asked,
-        delta=delta,
-        sampling_rate=sampling_rate,
-        clip_norm=clip,
-        items_per_user=items_per_user,
-        core=core,
+        **{"delta": delta, "sampling_rate": sampling_rate, "clip_norm": clip},
+        **{"items_per_user": items_per_user, "core": core},
         **_pair(steps, int, "--steps", "40,40", "steps"),
         **_pair(learning_rates, float, "--learning-rates", "0.1,0.02", "learning_rate"),
     )
     promises, said = promises_of(_epsilons(epsilons), terms, structure)
     settings = plain(asked)
+    kind = structure, settings, promises, terms.delta
 
     def planned(found: Candidates) -> Plan:
-        kind = structure, settings, promises, terms.delta
         return Plan(found, newcomers, *kind, drawn, canaries, said)
 
     with storage_errors(out), progress_bars() as show:
