@@ -66,7 +66,10 @@ def list_(context: typer.Context, as_json: o.AsJson = False) -> None:
             print_line(json.dumps(dataclasses.asdict(row), sort_keys=True))
         return
     if not rows:
-        print_line("no release is installed; add one with: proper bundle add PATH_OR_URL")
+        print_line(
+            "no release is installed; add one with: proper bundle add PATH_OR_URL, or make your own with: "
+            "proper start"
+        )
         return
     header = ("", "version", "id", "task", "preset", "base", "expires", "size")
     lines = tuple(

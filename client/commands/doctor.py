@@ -102,10 +102,16 @@ def _root(home: Home) -> Iterator[Finding]:
     """Whom this device trusts, and for how long."""
     from client.releases.pinned_root import load_root
     from proper_model.bundle.signed_time import format_time
+    from proper_model.bundle.trusted_root import OWN_CHANNEL
 
     if not home.root_file.exists():
         return
     root = load_root(home.root_file)
+    if root.channel == OWN_CHANNEL:
+        yield Finding(
+            "root", ok=True, told="your own, of proper start; a publisher's may replace it"
+        )
+        return
     if root.expires is None:
         told = f"version {root.version}, of the old form: its release key alone can replace it"
         yield Finding("root", ok=None, told=f"{told}; the publisher can move it to one with roles")
@@ -121,7 +127,9 @@ def _release(home: Home) -> Iterator[Finding]:
 
     bundle = installed(home.path)
     if bundle is None:
-        yield Finding("release", ok=None, told="none: proper bundle add PATH_OR_URL")
+        yield Finding(
+            "release", ok=None, told="none: proper bundle add PATH_OR_URL, or proper start"
+        )
         return
     verified = verify_bundle(home, None)
     told = f"release {verified.manifest.version}, {len(verified.manifest.files)} files as signed"

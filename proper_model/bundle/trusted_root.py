@@ -54,6 +54,8 @@ from proper_model.errors import (
 from proper_model.storage import canonical
 
 DEFAULT_CHANNEL = "default"
+OWN_CHANNEL = "own"
+"""Of a release that a person made alone. Its root speaks for nobody else, so a publisher's may replace it."""
 ROOT, RELEASE, LATEST = "root", "release", "latest"
 ROLES = (ROOT, RELEASE, LATEST)
 # The kind of a document decides whose signature counts.

@@ -1,0 +1,41 @@
+"""Where the base lies that a person names: a folder, or one that is made from a file or fetched by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client.bases.adding import add_base, is_wheel
+from client.bases.known import KNOWN, is_known
+from proper_model.base.folder import base_folder
+from proper_model.checks import is_gguf
+from proper_model.errors import BaseModelError
+from proper_model.progress import Progress, silent
+
+
+def folder_of(what: str, progress: Progress = silent) -> Path:
+    """The folder of a base: as it is, made as `add_base` makes it, or of the hub's local cache.
+
+    Args:
+        what: a folder, FILE.gguf, a known base's name or wheel, or a hub id that was downloaded before.
+
+    Raises BaseModelError where there is no such base, else as `add_base`. Nothing is asked of a hub.
+    """
+    path = Path(what).expanduser()
+    if what.strip() and path.is_dir():
+        return path
+    if is_known(what) or is_gguf(what) or is_wheel(what):
+        return add_base(what, progress=progress).folder
+    expected = "expected a folder with config.json, *.safetensors and a tokenizer, or FILE.gguf"
+    if what.strip() and path.exists():
+        raise BaseModelError(
+            f"base '{what}': a file of another kind, {expected}",
+            hint="convert it to one of these; what a folder is, says docs/bases.md",
+        )
+    try:
+        return base_folder(what)
+    except BaseModelError:
+        raise BaseModelError(
+            f"base '{what}': nothing there, {expected}",
+            hint=f"check the path; by name there is {', '.join(KNOWN)}; a model of the hub is downloaded "
+            "first: hf download ORG/MODEL",
+        ) from None
