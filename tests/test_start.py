@@ -88,6 +88,7 @@ def test_a_base_and_a_history_are_enough(begun: Person, capsys) -> None:
         answer, said = asked(begun, stage, capsys)
         assert answer
         assert "warning" not in said
+    assert begun.run("generate", "a film", "--stage", "2") == REFUSED["config"]
     assert begun.run("inspect") == 0
     assert begun.run("bundle", "verify") == 0
     begun.run("doctor")
@@ -252,7 +253,7 @@ def test_names_and_profiles_of_bases(tmp_path: Path) -> None:
     assert known_base("smollm2") is known_base("SmolLM2-135M-Instruct")
     assert public_name(tmp_path / "My model, v2") == "My-model-v2"
     assert public_name(tmp_path / "…") == "base"
-    assert usual_settings(small_base()).name == "tiny"
+    assert usual_settings(small_base()).name == "own-tiny"
 
 
 def test_an_address_needs_the_publishers_root(begun: Person, tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ Base = Annotated[
 def add(context: typer.Context, source: Source, root: Root = None, base: Base = None) -> None:
     """Install a release after verification; older ones are refused, a broken download goes on.
 
-    It and `verify` open a connection for an address; of the other commands only `base add` does.
+    It and `verify` open a connection for an address; of the other commands only `base add` and `start`
+    do, for a base by name.
     """
     from client.releases.add import add_bundle
 

@@ -12,57 +12,76 @@ from client.terminal.console import asks, print_line, say, say_error
 from proper_model.errors import ConfigError, StorageError, TaskError
 from proper_model.storage.durable import create_file
 from proper_model.storage.files import storage_errors
+from proper_model.tasks import Task
 from proper_model.tasks import new_task as writing
 
 SUFFIX = ".toml"
 
 
+Out = Annotated[
+    Path, typer.Argument(metavar="OUT.toml", help="The file to write.", show_default=False)
+]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Of the task: letters, digits and _ . - only.")
+]
+Item = Annotated[
+    str | None,
+    typer.Option(
+        "--item",
+        metavar="LINE",
+        help="One item as a line, its fields in braces, the answer's at the end: 'note: {text} mood: {mood}'.",
+    ),
+]
+Answer = Annotated[
+    str | None,
+    typer.Option(
+        "--answer", help="text, scores such as 1-5, or labels with commas: 'calm, angry'."
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", help="What counts. (default: accuracy of labels, mae of scores, rougeL of text)"
+    ),
+]
+
+
 def new_task(
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT.toml", help="The file to write.", show_default=False)
-    ],
-    name: Annotated[
-        str | None, typer.Option("--name", help="Of the task: letters, digits and _ . - only.")
-    ] = None,
-    item: Annotated[
-        str | None,
-        typer.Option(
-            "--item",
-            metavar="LINE",
-            help="One item as a line, its fields in braces, the answer's at the end: 'note: {text} mood: {mood}'.",
-        ),
-    ] = None,
-    answer: Annotated[
-        str | None,
-        typer.Option(
-            "--answer", help="text, scores such as 1-5, or labels with commas: 'calm, angry'."
-        ),
-    ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            "--metric",
-            help="What counts. (default: accuracy of labels, mae of scores, rougeL of text)",
-        ),
-    ] = None,
+    out: Out, name: Name = None, item: Item = None, answer: Answer = None, metric: Metric = None
 ) -> None:
     """Write a task file: four questions, of which options answer some beforehand.
 
-    Example: proper new-task moods.toml --name moods --item 'note: {text} mood: {mood}' --answer 'calm, angry'.
     A file that is there is never written over.
+
+    Example: proper new-task moods.toml --name moods --item '{text} mood: {mood}' --answer 'calm, angry'
     """
     target = _place(out)
-    missing = [
-        option
-        for option, given in (("--name", name), ("--item", item), ("--answer", answer))
-        if given is None
-    ]
+    task = _answered(name, item, answer, metric)
+    with storage_errors(target):
+        try:
+            create_file(target, task.toml_text.encode())
+        except FileExistsError:
+            raise _taken(out) from None
+    fields = ", ".join(sorted(task.required_fields))
+    say(f"a history for it has the fields {fields}: JSON, JSONL or CSV, an item a line")
+    say(f"next: proper start --base BASE --task {out}")
+    print_line(str(out))
+
+
+def _answered(name: str | None, item: str | None, answer: str | None, metric: str | None) -> Task:
+    """The task of the options, and of questions where they leave something open.
+
+    Raises ConfigError if nobody can be asked, TaskError for an option that says what no task may.
+    """
+    given = {"--name": name, "--item": item, "--answer": answer}
+    missing = [option for option, value in given.items() if value is None]
     if missing and not asks():
         raise ConfigError(
             f"nobody can be asked for {', '.join(missing)}: stdin is no terminal",
             hint="give them as options; proper new-task --help has an example",
         )
-    name = name if name is not None else _ask("What is the task called?", _name)
+    if name is None:
+        name = _ask("What is the task called?", _name)
     if item is None:
         say(
             "one item as a line, its fields in braces, the answer's last: note: {text} mood: {mood}"
@@ -75,19 +94,10 @@ def new_task(
     if metric is None and missing:  # who gave all the others has read what is usual
         metric = _ask(
             f"What counts ({', '.join(writing.metrics_of(kind))})?",
-            lambda given: writing.read_metric(given, kind)[0],
+            lambda said: writing.read_metric(said, kind)[0],
             writing.USUAL_METRIC[kind],
         )
-    task = writing.make_task(name, item, answer, metric)
-    with storage_errors(target):
-        try:
-            create_file(target, task.toml_text.encode())
-        except FileExistsError:
-            raise _taken(out) from None
-    fields = ", ".join(sorted(task.required_fields))
-    say(f"a history for it has the fields {fields}: JSON, JSONL or CSV, an item a line")
-    say(f"next: proper start --base BASE --task {out}")
-    print_line(str(out))
+    return writing.make_task(name, item, answer, metric)
 
 
 def _place(out: Path) -> Path:

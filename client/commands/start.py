@@ -17,52 +17,58 @@ if TYPE_CHECKING:
     from proper_model.settings import StageSettings
 
 
+Base = Annotated[
+    str,
+    typer.Option(
+        "--base",
+        metavar="BASE",
+        help="The language model: its folder, FILE.gguf, or a name that `base list` shows (smollm2).",
+        show_default=False,
+    ),
+]
+AskedTask = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        metavar="T",
+        help="What your items ask and answer: a shipped task, or a TOML file (`new-task` writes one).",
+        show_default=False,
+    ),
+]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        help="How your adapter is trained: a shipped profile or a TOML file. (default: by the base's size)",
+    ),
+]
+TemplateSet = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help="The task's template set. (default: the profile's, where the task has it)",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="A new folder for a copy of the release, for your other devices."),
+]
+
+
 def start(
     context: typer.Context,
-    base: Annotated[
-        str,
-        typer.Option(
-            "--base",
-            metavar="BASE",
-            help="The language model: its folder, FILE.gguf, or a name that `base list` shows (smollm2).",
-            show_default=False,
-        ),
-    ],
-    task: Annotated[
-        str,
-        typer.Option(
-            "--task",
-            metavar="T",
-            help="What your items ask and answer: a shipped task, or a TOML file (`new-task` writes one).",
-            show_default=False,
-        ),
-    ],
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            "--profile",
-            help="How your adapter is trained: a shipped profile or a TOML file. (default: by the base's size)",
-        ),
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            "--template",
-            help="The task's template set. (default: the profile's, where the task has it)",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", help="A new folder for a copy of the release, for your other devices."
-        ),
-    ] = None,
+    base: Base,
+    task: AskedTask,
+    profile: Profile = None,
+    template: TemplateSet = None,
+    out: Out = None,
 ) -> None:
     """Begin without a coordinator: make a release of your own over any base, and install it.
 
-    Example: proper start --base smollm2 --task politeness_ratings, then proper adapt HISTORY. Nobody was
-    pooled for it, so all that personalizes is your adapter; its key is thrown away after signing. A
-    publisher's release takes its place: proper bundle add, then proper rebase.
+    Nobody was pooled for it, so all that personalizes is your adapter; its key is thrown away after
+    signing. A publisher's release may take its place: proper bundle add, then proper rebase.
+
+    Example: proper start --base smollm2 --task politeness_ratings
     """
     from client.bases.finding import folder_of
     from client.releases.own import check_no_publisher, place_in, start_release, usual_settings

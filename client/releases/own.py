@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from proper_model.checks import FoundBase
 
 SMALL_BASE_NUMBERS = 50_000_000
-SMALL_PROFILE, USUAL_PROFILE = "tiny", "own"
+SMALL_PROFILE, USUAL_PROFILE = "own-tiny", "own"
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _MOST_NAME = 96  # characters of one part of a base's name, as manifests take it
 
