@@ -314,6 +314,13 @@ def test_a_task_of_several_fields_takes_a_question_apart() -> None:
     assert read_answers("0.5, 1, 1.5").kind == "ordinal"
 
 
+def test_literal_braces_and_control_characters_stay_as_they_are() -> None:
+    task = make_task("notes", '{{note}} \x7f\t"{note}" => {mood}', "text")
+    item = task.history_example(HistoryItem("1", {"note": "rain", "mood": "calm"}))
+    assert item.prompt == '{note} \x7f\t"rain" =>'
+    assert task.ask("rain") == item.prompt
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [

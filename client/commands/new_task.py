@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -64,7 +65,7 @@ def new_task(
             raise _taken(out) from None
     fields = ", ".join(sorted(task.required_fields))
     say(f"a history for it has the fields {fields}: JSON, JSONL or CSV, an item a line")
-    say(f"next: proper start --base BASE --task {out}")
+    say(f"next: proper start --base BASE --task {shlex.quote(str(out))}")
     print_line(str(out))
 
 

@@ -135,7 +135,8 @@ def make_task(name: str, item: str, answer: str, metric: str | None = None) -> T
     alone = len(line.asked) == 1
     query = [] if alone else ["[query]", f"pattern = {_text(_pattern(line.prompt))}"]
     # With a single field a question is that field and nothing else.
-    question = asked.replace(f"{{{line.asked[0]}}}", "{text}") if alone else asked
+    text = Template(tuple((part, name and "text") for part, name in line.prompt.parts))
+    question = _braced(text) if alone else asked
     history = [
         f"[history.{SET}]",
         f"prompt = {_text(asked)}",
@@ -149,8 +150,8 @@ def make_task(name: str, item: str, answer: str, metric: str | None = None) -> T
         f"line = {_text(shown)}",
     ]
     tables = (head, labels, query, history, templates)
-    text = "\n\n".join("\n".join(table) for table in tables if table) + "\n"
-    return task_from_toml(text, where="new task")
+    file = "\n\n".join("\n".join(table) for table in tables if table) + "\n"
+    return task_from_toml(file, where="new task")
 
 
 def _braced(template: Template) -> str:
@@ -172,8 +173,8 @@ def _pattern(template: Template) -> str:
 
 
 def _text(value: str) -> str:
-    """A TOML string: JSON's are among them."""
-    return json.dumps(value, ensure_ascii=False)
+    """A TOML string: JSON's are among them, but for one character that JSON takes as it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _list(values: Sequence[str]) -> str:
