@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from client.bases.finding import folder_of
 from client.bases.known import known_base
 from client.commands import new_task as command
 from client.home import Home
@@ -25,7 +27,7 @@ from client.releases.store import installed
 from coordinator.root_ceremony import create_root
 from proper_model.bundle.trusted_root import LATEST, OWN_CHANNEL, RELEASE, ROOT, TrustedRoot
 from proper_model.checks import load_base
-from proper_model.errors import ConfigError, TaskError
+from proper_model.errors import BaseModelError, ConfigError, TaskError
 from proper_model.tasks.new_task import make_task, read_answers, read_line
 from proper_model.tasks.records import HistoryItem
 from proper_model.tasks.task import load_task
@@ -274,6 +276,17 @@ def test_no_publisher_takes_the_channel_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="channel 'own'"):
         create_root(tmp_path, roles, now=datetime.now(UTC), channel=OWN_CHANNEL)
     assert not (tmp_path / "root.json").exists()
+
+
+def test_a_base_that_cannot_be_looked_at_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for what in ("x" * 5000, "~nobody-of-that-name/base"):
+        with pytest.raises(BaseModelError, match="cannot be looked at"):
+            folder_of(what)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    with pytest.raises(BaseModelError, match="cannot be looked at"):
+        folder_of(str(tmp_path))
 
 
 def options(name: str, item: str, answer: str, metric: str | None = None) -> list[str]:
