@@ -18,16 +18,25 @@ from client.bases.known import known_base
 from client.commands import new_task as command
 from client.home import Home
 from client.person.workspace import Workspace
+from client.releases import pinned_root
+from client.releases.add import add_bundle
 from client.releases.installed_list import list_bundles
-from client.releases.last_seen import Announcement
-from client.releases.own import public_name, usual_settings
+from client.releases.last_seen import MAX_ACCEPTED, Announcement
+from client.releases.own import (
+    check_no_publisher,
+    place_in,
+    public_name,
+    start_release,
+    usual_settings,
+)
 from client.releases.pinned_root import decide_trust, load_root
 from client.releases.place import ReleasePlace
-from client.releases.store import installed
+from client.releases.store import Accepted, installed, read_state, write_state
 from coordinator.root_ceremony import create_root
 from proper_model.bundle.trusted_root import LATEST, OWN_CHANNEL, RELEASE, ROOT, TrustedRoot
 from proper_model.checks import load_base
-from proper_model.errors import BaseModelError, ConfigError, TaskError
+from proper_model.errors import BaseModelError, BundleForeignError, ConfigError, TaskError
+from proper_model.settings import load_profile
 from proper_model.tasks.new_task import make_task, read_answers, read_line
 from proper_model.tasks.records import HistoryItem
 from proper_model.tasks.task import load_task
@@ -42,7 +51,7 @@ epochs = 1
 learning_rates = [3e-3]
 """
 MOODS = ("moods", "note: {text} mood: {mood}", "calm, angry")
-REFUSED = {"config": 11, "task": 12, "base": 15, "storage": 20}
+REFUSED = {"config": 11, "task": 12, "base": 15, "storage": 20, "rollback": 36}
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +285,123 @@ def test_no_publisher_takes_the_channel_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="channel 'own'"):
         create_root(tmp_path, roles, now=datetime.now(UTC), channel=OWN_CHANNEL)
     assert not (tmp_path / "root.json").exists()
+
+
+def test_only_the_root_that_start_makes_gives_way(begun: Person, tmp_path: Path) -> None:
+    """A publisher whose channel happens to be `own` stays pinned: such a root has roles."""
+    home = Home(begun.home)
+    assert load_root(home.root_file).is_own
+    keys, now = [fixed_key(number) for number in (1, 2, 3)], datetime.now(UTC)
+    roles = {ROOT: (keys[:1], 1), RELEASE: (keys[1:2], 1), LATEST: (keys[2:], 1)}
+    later = now + timedelta(days=300)
+    theirs = TrustedRoot.with_roles(roles, created=now, expires=later, channel=OWN_CHANNEL)
+    for pinned in (
+        theirs,
+        TrustedRoot.of(keys[:1], version=2, channel=OWN_CHANNEL),
+        TrustedRoot.of(keys[:2], channel=OWN_CHANNEL),
+        TrustedRoot.of(keys[:1]),
+    ):
+        assert not pinned.is_own
+        home.root_file.write_bytes(pinned.to_bytes())
+        stranger = TrustedRoot.of([fixed_key(9)], version=pinned.version, channel=OWN_CHANNEL)
+        place = ReleasePlace({}, lambda name, _, s=stranger: s.to_bytes(), Announcement())
+        with pytest.raises(BundleForeignError):
+            decide_trust(home, place, None)
+        with pytest.raises(ConfigError, match="follows a publisher"):
+            check_no_publisher(home)
+
+
+def test_many_releases_of_ones_own_do_not_hide_a_publishers_older_one(
+    begun: Person, tmp_path: Path, capsys
+) -> None:
+    """What is remembered has a limit, and versions of one's own may be higher than a publisher's."""
+    state = read_state(begun.home)
+    assert state is not None
+    made = [
+        Accepted(version=99 + n, bundle_id=f"{n:064x}", keys=(f"{n:064x}",))
+        for n in range(MAX_ACCEPTED)
+    ]
+    write_state(begun.home, state.model_copy(update={"accepted": tuple(made)}))
+    release = quick_release()
+    published = publish_release(release, tmp_path / "published")
+    (older,) = published.glob("v*")
+    longer = dataclasses.replace(release.settings.user, epochs=3)
+    settings = dataclasses.replace(release.settings, user=longer)
+    publish_release(dataclasses.replace(release, settings=settings), published)
+    assert begun.run("bundle", "add", published) == 0
+    assert begun.run("bundle", "add", older) == REFUSED["rollback"]
+    state = read_state(begun.home)
+    assert state is not None
+    assert [entry.version for entry in state.accepted] == [2]
+
+
+def test_a_root_whose_writing_is_interrupted_is_taken_back(
+    begun: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, write = Home(begun.home), pinned_root.pin_root
+    before, interruptions = home.root_file.read_bytes(), [KeyboardInterrupt]
+
+    def written_then_stopped(path: Path, root: TrustedRoot) -> None:
+        write(path, root)
+        if interruptions:
+            raise interruptions.pop()
+
+    monkeypatch.setattr(pinned_root, "pin_root", written_then_stopped)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        pinned_root.pinning(home, TrustedRoot.of([fixed_key(5)])),
+    ):
+        pytest.fail("the root is not whole yet")
+    assert home.root_file.read_bytes() == before
+
+
+def test_a_base_that_was_renamed_is_the_same(
+    profile: Path, history: Path, tmp_path: Path, capsys
+) -> None:
+    person = Person.make(tmp_path / "person")
+    base = shutil.copytree(small_base(), tmp_path / "a name with blanks, \u00e9")
+    assert start(person, profile, "--base", base) == 0
+    assert person.run("adapt", history) == 0
+    base = base.rename(tmp_path / "another name")
+    assert person.run("generate", "a film") == REFUSED["base"]
+    capsys.readouterr()
+    assert start(person, profile, "--base", base) == 0
+    assert "installed already" in capsys.readouterr().out
+    assert person.run("generate", "a film") == 0
+
+
+def test_a_copy_is_put_where_it_can_be_used_or_nowhere(
+    profile: Path, tmp_path: Path, capsys
+) -> None:
+    person = Person.make(tmp_path / "person")
+    link = tmp_path / "link"
+    link.symlink_to(person.home.parent)
+    for out, expected in (
+        (person.home, "expected a folder elsewhere"),
+        (person.home / "vault", "expected a folder elsewhere"),
+        (link / "home" / "bundles" / "copy", "expected a folder elsewhere"),
+        (tmp_path / "no folder" / "copy", "is to lie in is not there"),
+    ):
+        assert start(person, profile, "--out", out) == REFUSED["storage"]
+        assert expected in capsys.readouterr().err
+    assert not person.home.exists()
+
+
+def test_a_copy_is_of_a_release_that_others_still_take(
+    begun: Person, profile: Path, tmp_path: Path
+) -> None:
+    home, task = Home(begun.home), load_task("synth_tag")
+    first = installed(begun.home)
+    assert first is not None
+    later = first.manifest.expires_at + timedelta(days=1)
+    settings = load_profile(profile)
+    again = start_release(home, small_base(), task, settings, now=later)
+    assert (again.bundle.bundle_id, again.changed) == (first.bundle_id, False)
+    copied = start_release(home, small_base(), task, settings, out=tmp_path / "copy", now=later)
+    assert copied.changed
+    other = Home(tmp_path / "other")
+    place = place_in(tmp_path / "copy", copied.bundle)
+    assert add_bundle(other, str(place), base=str(small_base()), now=later).changed
 
 
 def test_a_base_that_cannot_be_looked_at_is_no_bug(

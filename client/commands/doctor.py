@@ -102,12 +102,11 @@ def _root(home: Home) -> Iterator[Finding]:
     """Whom this device trusts, and for how long."""
     from client.releases.pinned_root import load_root
     from proper_model.bundle.signed_time import format_time
-    from proper_model.bundle.trusted_root import OWN_CHANNEL
 
     if not home.root_file.exists():
         return
     root = load_root(home.root_file)
-    if root.channel == OWN_CHANNEL:
+    if root.is_own:
         yield Finding(
             "root", ok=True, told="your own, of proper start; a publisher's may replace it"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,11 +72,19 @@ def start(
     Example: proper start --base smollm2 --task politeness_ratings
     """
     from client.bases.finding import folder_of
-    from client.releases.own import check_no_publisher, place_in, start_release, usual_settings
+    from client.releases.own import (
+        check_no_publisher,
+        check_out,
+        place_in,
+        start_release,
+        usual_settings,
+    )
     from proper_model.settings import load_profile
 
     home = o.workspace(context).home
     check_no_publisher(home)  # before a base is fetched
+    if out is not None:
+        check_out(home, out)
     settings = None if profile is None else load_profile(profile)
     load_task(task, template=template)
     with progress_bars() as show:
@@ -93,7 +102,8 @@ def start(
         say("it is what you had already: the same base, task and profile")
     print_line(f"{bundle.called} ({bundle.bundle_id[:16]}) {installed}")
     if out is not None:
-        say(f"on another device of yours: proper bundle add {place_in(out, bundle)} --base FOLDER")
+        copy = shlex.quote(str(place_in(out, bundle)))
+        say(f"on another device of yours: proper bundle add {copy} --base FOLDER")
     fields = ", ".join(sorted(chosen.required_fields))
     say(f"next: proper adapt HISTORY, a file of items with the fields {fields}")
     say("for a publisher's release later: proper bundle add PATH_OR_URL, then proper rebase")

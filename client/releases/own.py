@@ -14,6 +14,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +26,15 @@ from client.home import Home
 from client.releases.bases import read_config, settle_base
 from client.releases.install import LOCK_TIMEOUT_S, install
 from client.releases.pinned_root import load_root, pinning
-from client.releases.store import InstalledBundle, StoreState, installed, read_state
+from client.releases.store import (
+    InstalledBundle,
+    StoreState,
+    bundle_path,
+    installed,
+    read_manifest,
+    read_state,
+    stored_ids,
+)
 from client.releases.verify import CHECKING_BASE
 from proper_model.base.folder import revision_of
 from proper_model.base.reference import hub_name, reference_base
@@ -35,7 +44,7 @@ from proper_model.bundle.manifest import MANIFEST_NAME, SIGNATURES_NAME, BaseRef
 from proper_model.bundle.signed_bundle import BundleInfo, build_bundle
 from proper_model.bundle.signed_time import MAX_RELEASE_DAYS
 from proper_model.bundle.trusted_root import OWN_CHANNEL, TrustedRoot
-from proper_model.errors import BundleError, ConfigError, StateError
+from proper_model.errors import BundleError, ConfigError, StateError, StorageError
 from proper_model.progress import Progress, silent
 from proper_model.settings import StageSettings, load_profile
 from proper_model.storage.files import read_bounded, storage_errors
@@ -95,16 +104,19 @@ def start_release(
     now = now or datetime.now(UTC)
     check_no_publisher(home)
     if out is not None:
-        check_new(out)
+        check_out(home, out)
     progress(CHECKING_BASE, 0, 0)
     settings = untrained_settings(settings)
     base = check_base(str(folder), settings, embedded=False)
     reference = reference_base(folder, public_name(folder), revision_of(folder))
     with home.working():
         state = check_no_publisher(home)
+        reference = _called_as_before(home, state, reference)
         settle_base(home, reference, str(folder))
         files = _files(base, folder, task, settings, reference)
         same = _installed_alike(home, files, reference, now)
+        if same is not None and out is not None and now >= same.manifest.expires_at:
+            same = None  # here it goes on, but no other device would take a copy
         bundle = same or _sign_and_install(home, files, reference, state, now)
         if out is not None:
             _copy(home, bundle, out)
@@ -116,7 +128,7 @@ def check_no_publisher(home: Home) -> StoreState | None:
     state = read_state(home.path)
     own = state is None or state.channel == OWN_CHANNEL
     if home.root_file.exists():
-        own = own and load_root(home.root_file).channel == OWN_CHANNEL
+        own = own and load_root(home.root_file).is_own
     if not own:
         raise ConfigError(
             f"{home.path}: follows a publisher's releases already, expected a folder without any or with "
@@ -125,6 +137,23 @@ def check_no_publisher(home: Home) -> StoreState | None:
             "folder: proper --home FOLDER start ...",
         )
     return state
+
+
+def check_out(home: Home, out: Path) -> None:
+    """Raise StorageError where no copy can be put: before a base is fetched, and not after all is done."""
+    check_new(out)
+    with storage_errors(out):
+        place, kept = out.resolve(), home.path.resolve()
+    if place.is_relative_to(kept) or kept.is_relative_to(place):
+        raise StorageError(
+            f"{out}: one with {home.path}, in which everything is kept; expected a folder elsewhere",
+            hint="name another one with --out",
+        )
+    if not place.parent.is_dir():
+        raise StorageError(
+            f"{out}: the folder that it is to lie in is not there",
+            hint="make that one first, or name another one with --out",
+        )
 
 
 def usual_settings(folder: Path) -> StageSettings:
@@ -145,6 +174,23 @@ def public_name(folder: Path) -> str:
     name = hub_name(str(folder.resolve()))
     parts = [_NO_NAME.sub("-", part).lstrip("._-")[:_MOST_NAME] for part in name.split("/")[:2]]
     return "/".join(part or "base" for part in parts)
+
+
+def _called_as_before(
+    home: Home, state: StoreState | None, reference: BaseReference
+) -> BaseReference:
+    """The reference of a release over the very same files, if one is here, else this one.
+
+    A folder that was renamed is the same base: without this a move would end what was adapted over it.
+    """
+    current = [] if state is None else [state.bundle_id]
+    for bundle_id in (*current, *stored_ids(home.path)):
+        with suppress(BundleError):  # a damaged one says nothing
+            manifest = read_manifest(bundle_path(home.path, bundle_id), bundle_id)
+            before = manifest.base_reference
+            if before is not None and before.files == reference.files:
+                return before
+    return reference
 
 
 def _files(

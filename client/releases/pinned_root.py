@@ -17,7 +17,7 @@ from client.releases.place import Beside, ReleasePlace
 from client.releases.store import read_state
 from proper_model.bundle.folder_names import ROOT_NAME, root_names
 from proper_model.bundle.signatures import MAX_SIGNATURE_BYTES
-from proper_model.bundle.trusted_root import MAX_ROOT_BYTES, OWN_CHANNEL, TrustedRoot, rotate
+from proper_model.bundle.trusted_root import MAX_ROOT_BYTES, TrustedRoot, rotate
 from proper_model.errors import (
     BundleForeignError,
     BundleSignatureError,
@@ -73,7 +73,7 @@ def decide_trust(home: Home, place: ReleasePlace, given: Path | None) -> Trust:
 
 def _gives_way(pinned: TrustedRoot, place: ReleasePlace, given: Path | None) -> bool:
     """Whether the pinned root is one's own and the release is another's, as on a device without a root."""
-    if pinned.channel != OWN_CHANNEL:
+    if not pinned.is_own:
         return False
     if given is not None:
         return load_root(given) != pinned
@@ -88,8 +88,8 @@ def pinning(home: Home, root: TrustedRoot) -> Iterator[None]:
     could then come from anybody. Raises StorageError.
     """
     before, installed = _pinned(home), _current(home)
-    pin_root(home.root_file, root)
     try:
+        pin_root(home.root_file, root)
         yield
     except BaseException:
         with suppress(ProperError, OSError):  # the error that led here is the one to tell

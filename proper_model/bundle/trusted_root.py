@@ -124,6 +124,16 @@ class TrustedRoot:
         return ONE_ROLE_FORMAT if self.expires is None else ROOT_FORMAT
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is of one release that a person made alone, so that any other may replace it.
+
+        The channel alone does not say so: a publisher's root that has it, with roles or as a later version,
+        stays pinned.
+        """
+        first = (self.format, self.version, len(self.keys)) == (ONE_ROLE_FORMAT, 1, 1)
+        return first and self.channel == OWN_CHANNEL
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of root.json in groups of four digits, for two people to compare."""
         digits = hashlib.sha256(self.to_bytes()).hexdigest()
