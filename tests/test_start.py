@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,6 +34,7 @@ from client.releases.pinned_root import decide_trust, load_root
 from client.releases.place import ReleasePlace
 from client.releases.store import Accepted, installed, read_state, write_state
 from coordinator.root_ceremony import create_root
+from proper_model.base.folder import revision_of
 from proper_model.bundle.trusted_root import LATEST, OWN_CHANNEL, RELEASE, ROOT, TrustedRoot
 from proper_model.checks import load_base
 from proper_model.errors import BaseModelError, BundleForeignError, ConfigError, TaskError
@@ -265,6 +267,16 @@ def test_names_and_profiles_of_bases(tmp_path: Path) -> None:
     assert public_name(tmp_path / "My model, v2") == "My-model-v2"
     assert public_name(tmp_path / "…") == "base"
     assert usual_settings(small_base()).name == "own-tiny"
+
+
+def test_only_a_folder_of_the_hubs_cache_says_its_revision(tmp_path: Path) -> None:
+    cached = tmp_path / "models--org--small" / "snapshots" / ("ab" * 20)
+    ours = tmp_path / "snapshots" / "two words"
+    for folder in (cached, ours):
+        folder.mkdir(parents=True)
+    assert (public_name(cached), revision_of(cached)) == ("org/small", "ab" * 20)
+    assert public_name(ours) == "two-words"
+    assert re.fullmatch("[0-9a-f]{40}", revision_of(ours))
 
 
 def test_an_address_needs_the_publishers_root(begun: Person, tmp_path: Path) -> None:

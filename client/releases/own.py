@@ -108,7 +108,7 @@ def start_release(
     progress(CHECKING_BASE, 0, 0)
     settings = untrained_settings(settings)
     base = check_base(str(folder), settings, embedded=False)
-    reference = reference_base(folder, public_name(folder), revision_of(folder))
+    reference = reference_base(folder, public_name(folder), revision_of(folder.resolve()))
     with home.working():
         state = check_no_publisher(home)
         reference = _called_as_before(home, state, reference)
@@ -221,7 +221,7 @@ def _installed_alike(
         whole = {**files, **signed}
         return install(home.path, whole, root, now=now, lock_timeout_s=LOCK_TIMEOUT_S).bundle
     except (BundleError, StateError, OSError):
-        return None  # its manifest, signature or root is damaged: a new release takes its place
+        return None  # its manifest or signature is damaged, its root gone: a new release takes its place
 
 
 def _sign_and_install(

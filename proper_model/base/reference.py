@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from proper_model.base.folder import is_snapshot
 from proper_model.bundle.file_names import is_base_file
 from proper_model.bundle.manifest import BaseReference
 from proper_model.errors import ConfigError
@@ -40,7 +41,6 @@ def hub_name(base: str) -> str:
     if not (folder.is_dir() or base.startswith(("/", ".", "~"))):
         return base
     folder = folder.resolve()
-    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-        # A snapshot in the hub's cache, `models--OWNER--NAME/snapshots/COMMIT`.
+    if is_snapshot(folder):
         return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
     return folder.name
