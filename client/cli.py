@@ -23,14 +23,17 @@ from client.commands import (
     generate,
     import_backup,
     inspect,
+    new_task,
     rebase,
     serve,
+    start,
     update,
     vault,
 )
 from client.home import VARIABLE
 from client.person.workspace import KEY_FILE_VARIABLE, PASSPHRASE_FILE_VARIABLE
-from client.terminal.command_line import Session, begin, run_command, start
+from client.terminal import command_line
+from client.terminal.command_line import Session, begin, run_command
 
 app = typer.Typer(
     name="proper",
@@ -86,7 +89,9 @@ def before(
 
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(base.app, name="base")
+app.command("new-task")(new_task.new_task)
 for command in (
+    start.start,
     adapt.adapt,
     update.update,
     generate.generate,
@@ -114,4 +119,4 @@ def run_cli(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the command."""
-    start(app, "proper", private=True)
+    command_line.start(app, "proper", private=True)

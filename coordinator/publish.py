@@ -11,7 +11,6 @@ Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md section 8.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,6 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from proper_model.bundle.file_names import is_base_file
 from proper_model.bundle.folder_names import (
     LATEST_NAME,
     MAX_LATEST_BYTES,
@@ -170,27 +168,6 @@ def open_to_readers(folder: Path) -> None:
             wanted = mode | (0o755 if stat.S_ISDIR(mode) else 0o644)
             if wanted != mode and not stat.S_ISLNK(mode):
                 path.chmod(stat.S_IMODE(wanted))
-
-
-def reference_base(folder: Path, hub_id: str, revision: str) -> BaseReference:
-    """Describe a local copy of a hub model by the sha256 of every file a device would load.
-
-    Only files a device reads are listed, so pickled weights, adapters and code are left out.
-
-    Raises:
-        ConfigError: the folder has no safetensors weights.
-    """
-    hashes = {}
-    for path in sorted(folder.iterdir()):
-        if is_base_file(path.name) and path.is_file():
-            with path.open("rb") as file:
-                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    if not any(name.endswith(".safetensors") for name in hashes):
-        raise ConfigError(
-            f"base {hub_id}: its folder holds no safetensors weights",
-            hint="bases that exist only as pickled weights are not supported",
-        )
-    return BaseReference(hub_id, revision, hashes)
 
 
 def _unchanged(

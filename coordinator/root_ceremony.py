@@ -33,6 +33,7 @@ from proper_model.bundle.signed_time import MAX_ROOT_DAYS
 from proper_model.bundle.trusted_root import (
     DEFAULT_CHANNEL,
     MAX_ROOT_BYTES,
+    OWN_CHANNEL,
     ROOT,
     Role,
     TrustedRoot,
@@ -98,10 +99,16 @@ def create_root(
     """Write the first root of a population.
 
     Raises:
-        ConfigError: there is one already, or `days` is out of range.
+        ConfigError: there is one already, `days` is out of range, or `channel` is the one that devices
+            take from no publisher.
         BundleFormatError: a threshold that its keys cannot reach, or a root key in another role.
         StorageError: the folder cannot be written.
     """
+    if channel == OWN_CHANNEL:
+        raise ConfigError(
+            f"channel '{channel}': kept for releases that people make for themselves",
+            hint="name the population otherwise: a device lets any publisher's root replace one of this channel",
+        )
     root = TrustedRoot.with_roles(
         roles, created=now, expires=_expiry(now, days), version=1, channel=channel
     )

@@ -6,11 +6,11 @@ A restart finds the bundle that an earlier start published, and does not sign an
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
-from coordinator.publish import PublishedBundle, latest, publish, reference_base
+from coordinator.publish import PublishedBundle, latest, publish
 from coordinator.run_keys import signing_keys, trusted_root
 from proper_model.base.folder import base_folder, revision_of
+from proper_model.base.reference import hub_name, reference_base
 from proper_model.bundle.file_names import BASE, CONFIG
 from proper_model.bundle.folder_names import ROOT_NAME
 from proper_model.bundle.signed_time import MAX_LATEST_DAYS
@@ -59,18 +59,3 @@ def published(plan: RunPlan, bundle_id: str) -> PublishedBundle | None:
     if found is None or found.bundle_id != bundle_id or not found.path.is_dir():
         return None
     return found
-
-
-def hub_name(base: str) -> str:
-    """The name a release gives the base: a hub id as it is, of a folder its last part.
-
-    The path on this machine is left out; a node knows its own.
-    """
-    folder = Path(base).expanduser()
-    if not (folder.is_dir() or base.startswith(("/", ".", "~"))):
-        return base
-    folder = folder.resolve()
-    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-        # A snapshot in the hub's cache, `models--OWNER--NAME/snapshots/COMMIT`.
-        return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-    return folder.name

@@ -39,7 +39,8 @@ from client.releases.bases import base_of
 from client.releases.installed_list import DAMAGED, list_bundles, remove_old_bundles
 from client.releases.store import BundleWarning, installed, stored
 from client.releases.verify import verify_bundle
-from coordinator.publish import publish, reference_base
+from coordinator.publish import publish
+from proper_model.base.reference import reference_base
 from proper_model.bundle.signatures import ROOT_DOMAIN, sign
 from proper_model.bundle.trusted_root import TrustedRoot
 from proper_model.errors import (

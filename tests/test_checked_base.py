@@ -28,12 +28,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from client.releases.bases import verify_base_files
 from client.releases.install import install
 from client.releases.loading import ReleaseMemory
-from coordinator.publish import reference_base
 from proper_model.base import streamed
 from proper_model.base.checked import load_checked_base
 from proper_model.base.folder import weight_files
 from proper_model.base.model_types import MODEL_TYPES
 from proper_model.base.outside_config import parse_config
+from proper_model.base.reference import reference_base
 from proper_model.base.streamed import OtherFileError
 from proper_model.bundle.signed_bundle import build_bundle
 from proper_model.checks.outside_base import load_base

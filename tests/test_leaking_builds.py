@@ -42,8 +42,8 @@ from simulations.privacy.egress.scanner import Finding
 __all__ = ["flower_identity"]  # a fixture, used by name
 
 BUNDLE = "ab" * 32
-# Of `base` the device has nothing of a person's; all others are in the scanned life.
-SCANNED_COMMANDS = set(typer.main.get_group(app).commands) - {"base"}
+# These have nothing of a person's: bases, releases without people, task files. All others are in the scanned life.
+SCANNED_COMMANDS = set(typer.main.get_group(app).commands) - {"base", "start", "new-task"}
 TEXT = Canary("item text", "test", text=CANARY)
 NUMBERS = draw_numbers("tensor", "test", np.random.default_rng(0))
 ALLOWED = (

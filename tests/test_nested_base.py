@@ -22,9 +22,10 @@ from client.home import Home
 from client.person.workspace import Workspace
 from client.releases.install import install
 from client.releases.loading import ReleaseMemory
-from coordinator.publish import publish, reference_base
+from coordinator.publish import publish
 from proper_model.base.config import is_nested, language_part, size
 from proper_model.base.folder import base_folder
+from proper_model.base.reference import reference_base
 from proper_model.base.sizes import read_shape
 from proper_model.checks.base import check_base, find_base
 from proper_model.checks.outside_base import load_base

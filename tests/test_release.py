@@ -22,7 +22,8 @@ from stops import StoppedError, stopped_at_every_sync
 
 from client.releases.bases import verify_base_files
 from client.releases.install import install
-from coordinator.publish import latest, publish, reference_base
+from coordinator.publish import latest, publish
+from proper_model.base.reference import reference_base
 from proper_model.errors import BundleForeignError, BundleFormatError, ConfigError
 from proper_model.storage.durable import locked
 

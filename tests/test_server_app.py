@@ -29,7 +29,8 @@ from coordinator import federation as strategy
 from coordinator.journal import ProgressFile
 from coordinator.publish import latest
 from coordinator.run_keys import signing_keys
-from coordinator.run_release import hub_name, published
+from coordinator.run_release import published
+from proper_model.base.reference import hub_name
 from proper_model.errors import BundleForeignError, ConfigError, SimulationError
 from proper_model.federation.protocol import Kind
 from proper_model.federation.run_plan import RunPlan

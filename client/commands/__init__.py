@@ -2,5 +2,6 @@
 
 __all__ = [
     "adapt", "base", "bundle", "doctor", "evaluate", "export", "forget", "generate",
-    "import_backup", "inspect", "rebase", "serve", "training_run", "update", "vault",
+    "import_backup", "inspect", "new_task", "rebase", "serve", "start", "training_run", "update",
+    "vault",
 ]

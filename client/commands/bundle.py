@@ -40,7 +40,8 @@ Base = Annotated[
 def add(context: typer.Context, source: Source, root: Root = None, base: Base = None) -> None:
     """Install a release after verification; older ones are refused, a broken download goes on.
 
-    It and `verify` open a connection for an address; of the other commands only `base add` does.
+    It and `verify` open a connection for an address; of the other commands only `base add` and `start`
+    do, for a base by name.
     """
     from client.releases.add import add_bundle
 
@@ -66,7 +67,10 @@ def list_(context: typer.Context, as_json: o.AsJson = False) -> None:
             print_line(json.dumps(dataclasses.asdict(row), sort_keys=True))
         return
     if not rows:
-        print_line("no release is installed; add one with: proper bundle add PATH_OR_URL")
+        print_line(
+            "no release is installed; add one with: proper bundle add PATH_OR_URL, or make your own with: "
+            "proper start"
+        )
         return
     header = ("", "version", "id", "task", "preset", "base", "expires", "size")
     lines = tuple(

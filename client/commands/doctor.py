@@ -106,6 +106,11 @@ def _root(home: Home) -> Iterator[Finding]:
     if not home.root_file.exists():
         return
     root = load_root(home.root_file)
+    if root.is_own:
+        yield Finding(
+            "root", ok=True, told="your own, of proper start; a publisher's may replace it"
+        )
+        return
     if root.expires is None:
         told = f"version {root.version}, of the old form: its release key alone can replace it"
         yield Finding("root", ok=None, told=f"{told}; the publisher can move it to one with roles")
@@ -121,7 +126,9 @@ def _release(home: Home) -> Iterator[Finding]:
 
     bundle = installed(home.path)
     if bundle is None:
-        yield Finding("release", ok=None, told="none: proper bundle add PATH_OR_URL")
+        yield Finding(
+            "release", ok=None, told="none: proper bundle add PATH_OR_URL, or proper start"
+        )
         return
     verified = verify_bundle(home, None)
     told = f"release {verified.manifest.version}, {len(verified.manifest.files)} files as signed"

@@ -39,7 +39,7 @@ def rebase(
     with workspace.changing() as vault:
         state = VaultStore(vault).read()
         if state.bundle_id == bundle.bundle_id:
-            print_line(f"Your adapter is over release {bundle.version} already.")
+            print_line(f"Your adapter is over {bundle.called} already.")
             return
         moved = dataclasses.replace(
             state, bundle_id=bundle.bundle_id, bundle_version=bundle.version

@@ -128,7 +128,9 @@ class Workspace:
         bundle = installed(self.home.path)
         if bundle is None:
             raise NotInstalledError(
-                "no release is installed", hint="install one with: proper bundle add PATH_OR_URL"
+                "no release is installed",
+                hint="install one with: proper bundle add PATH_OR_URL; or make one of your own over any "
+                "base: proper start --base BASE --task TASK",
             )
         return bundle
 
@@ -156,8 +158,8 @@ class Workspace:
                 "is lost",
             )
         say(
-            f"your adapter goes on over release {bundle.version}; release {newest.version} is "
-            "installed, and proper rebase moves to it"
+            f"your adapter goes on over {bundle.called}; {newest.called} is installed, and proper "
+            "rebase moves to it"
         )
         return bundle
 

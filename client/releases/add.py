@@ -9,7 +9,7 @@ A step that fails leaves what the steps before it achieved, and says so. Source:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,15 +19,11 @@ from client.releases.bases import settle_base
 from client.releases.content import InstalledRelease, read_content
 from client.releases.install import LOCK_TIMEOUT_S, decide, install
 from client.releases.last_seen import news
-from client.releases.pinned_root import Trust, decide_trust, load_root, pin_root
+from client.releases.pinned_root import Trust, decide_trust, load_root, pin_root, pinning
 from client.releases.place import ReleasePlace, opened
 from client.releases.store import InstalledBundle, read_state
 from client.releases.verify import CHECKING, CHECKING_BASE
-from proper_model.errors import (
-    BaseModelError,
-    BundleForeignError,
-    ProperError,
-)
+from proper_model.errors import BaseModelError, BundleForeignError
 from proper_model.progress import Progress, silent
 from proper_model.release.privacy_note import privacy_sentence
 from proper_model.settings import presets
@@ -109,23 +105,13 @@ def add_bundle(
 
 @contextmanager
 def _pinned(home: Home, trust: Trust, place: ReleasePlace, now: datetime) -> Iterator[None]:
-    """Pin a root before the release it signs is installed; unpin it if the installation fails.
-
-    In the other order, a crash in between would leave a release and no root, and the next release
-    could then come from anybody.
-    """
+    """Pin a root that this device has not pinned yet, if the release it signs may be installed."""
     if trust.pinned:
         yield
         return
     decide(home.path, place.bundle, trust.root, found=place.found, now=now)
-    pin_root(home.root_file, trust.root)
-    try:
+    with pinning(home, trust.root):
         yield
-    except BaseException:
-        with suppress(ProperError, OSError):  # the error that led here is the one to tell
-            if read_state(home.path) is None:
-                home.root_file.unlink()
-        raise
 
 
 def _find_base(

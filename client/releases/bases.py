@@ -92,7 +92,8 @@ def _cached(reference: BaseReference, name: str) -> Path:
             f"base {reference.hub_id} at revision {reference.revision} is not on this machine",
             hint=f"hf download {reference.hub_id} --revision {reference.revision} --local-dir "
             "FOLDER, or get the folder from the publisher if it is on no hub; then "
-            "`proper bundle add` again with --base FOLDER",
+            "`proper bundle add` again with --base FOLDER. Where the release is your own: proper start "
+            "again, with the folder's new place",
         ) from None
 
 

@@ -43,7 +43,7 @@ from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
 from proper_model.bundle.manifest import MANIFEST_NAME, SIGNATURES_NAME, Manifest
 from proper_model.bundle.signed_bundle import VerifiedManifest, verify_manifest
 from proper_model.bundle.signed_time import format_time
-from proper_model.bundle.trusted_root import TrustedRoot
+from proper_model.bundle.trusted_root import OWN_CHANNEL, TrustedRoot
 from proper_model.errors import BundleError, BundleForeignError
 from proper_model.storage.durable import locked, move_folder, remove_folder, write_file
 from proper_model.storage.files import make_private_folder, read_bounded
@@ -150,7 +150,8 @@ def decide(
     manifest = fetch_from(source, MANIFEST_NAME, limits.manifest_bytes)
     signatures = fetch_from(source, SIGNATURES_NAME, limits.signature_bytes)
     state = read_state(folder)
-    if state is not None and state.channel != root.channel:
+    # Of a release of one's own everybody may take the place: its keys vouch for nothing any more.
+    if state is not None and state.channel not in (root.channel, OWN_CHANNEL):
         raise BundleForeignError(
             f"host folder: follows channel {state.channel}, the trusted root is for {root.channel}",
             hint="use another folder for another population",

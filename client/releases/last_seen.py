@@ -20,7 +20,7 @@ from proper_model.bundle.manifest import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.bundle.signatures import MANIFEST_DOMAIN
 from proper_model.bundle.signed_bundle import VerifiedManifest
 from proper_model.bundle.signed_time import format_time
-from proper_model.bundle.trusted_root import LATEST, RELEASE, ROOT_FORMAT, TrustedRoot
+from proper_model.bundle.trusted_root import LATEST, OWN_CHANNEL, RELEASE, ROOT_FORMAT, TrustedRoot
 from proper_model.errors import (
     BundleError,
     BundleExpiredError,
@@ -65,13 +65,19 @@ def highest_accepted(
 def remembered(
     folder: Path, state: StoreState | None, root: TrustedRoot, release: VerifiedManifest
 ) -> tuple[Accepted, ...]:
-    """What was accepted, with one more release, and without entries that others cover."""
+    """What was accepted, with one more release, and without entries that others cover.
+
+    Of releases of one's own, whose keys were thrown away, nothing is kept: however many there were, they
+    must not push a publisher's entry out.
+    """
     new = Accepted(
         version=release.manifest.version,
         bundle_id=release.bundle_id,
         keys=tuple(sorted(release.signed_by)),
     )
     kept = [e for e in _accepted_before(folder, state, root) if not _covers(new, e)]
+    if state is not None and state.channel == OWN_CHANNEL:
+        kept = [entry for entry in kept if root.still_vouches(RELEASE, entry.keys)]
     if any(_covers(entry, new) for entry in kept):
         return tuple(kept)
     return tuple(sorted((*kept, new), key=lambda e: (e.version, e.keys))[-MAX_ACCEPTED:])

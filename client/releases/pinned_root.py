@@ -1,20 +1,30 @@
 """The trust root that releases are judged by: pinned in one file, replaced by doubly signed steps only.
 
 The first root.json arrives by another way than the release, with the program or the invitation; a
-newer one may lie beside a release and is followed step by step. Source: docs/bundle-format.md 3.
+newer one may lie beside a release and is followed step by step. Only the root of a release of one's own
+(`client.releases.own`), which vouches for nobody, gives way to any other. Source: docs/bundle-format.md 3.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.home import Home
 from client.releases.place import Beside, ReleasePlace
+from client.releases.store import read_state
 from proper_model.bundle.folder_names import ROOT_NAME, root_names
 from proper_model.bundle.signatures import MAX_SIGNATURE_BYTES
 from proper_model.bundle.trusted_root import MAX_ROOT_BYTES, TrustedRoot, rotate
-from proper_model.errors import BundleForeignError, BundleSignatureError, ConfigError, StateError
+from proper_model.errors import (
+    BundleForeignError,
+    BundleSignatureError,
+    ConfigError,
+    ProperError,
+    StateError,
+)
 from proper_model.storage.durable import write_file
 from proper_model.storage.files import read_bounded, storage_errors
 
@@ -24,7 +34,8 @@ class Trust:
     """The root to judge a release by.
 
     Attributes:
-        pinned: whether this device has one already, perhaps an older one that led to `root`.
+        pinned: whether this device has one already, perhaps an older one that led to `root`; not where
+            `root` is to replace that of a release of one's own.
         notes: sentences for the person.
     """
 
@@ -39,10 +50,11 @@ def decide_trust(home: Home, place: ReleasePlace, given: Path | None) -> Trust:
     Raises ConfigError where there is none, BundleError if one is refused, StateError if a file of
     this device or the given one cannot be read.
     """
-    pinned = home.root_file.exists() or home.root_file.is_symlink()
-    notes = []
-    if pinned:
-        start = load_root(home.root_file)
+    before, notes = _pinned(home), []
+    if before is not None and _gives_way(before, place, given):
+        before = None
+    if before is not None:
+        start = before
     elif given is not None:
         start = load_root(given)
     else:
@@ -52,11 +64,54 @@ def decide_trust(home: Home, place: ReleasePlace, given: Path | None) -> Trust:
             f"the one your publisher names: {start.fingerprint}"
         )
     root = follow(start, place.beside)
-    if pinned and given is not None:  # perhaps that of an old invitation
+    if before is not None and given is not None:  # perhaps that of an old invitation
         check_same(root, follow(load_root(given), place.beside))
     if root != start:
         notes.append(f"the publisher's keys changed: root {start.version} -> {root.version}")
-    return Trust(root, pinned, tuple(notes))
+    return Trust(root, before is not None, tuple(notes))
+
+
+def _gives_way(pinned: TrustedRoot, place: ReleasePlace, given: Path | None) -> bool:
+    """Whether the pinned root is one's own and the release is another's, as on a device without a root."""
+    if not pinned.is_own:
+        return False
+    if given is not None:
+        return load_root(given) != pinned
+    return place.found.remote or _beside_here(place) not in (None, pinned)
+
+
+@contextmanager
+def pinning(home: Home, root: TrustedRoot) -> Iterator[None]:
+    """Pin a first root before the release it signs is installed; undone if the installation fails.
+
+    In the other order, a crash in between would leave a release and no root, and the next release
+    could then come from anybody. Raises StorageError.
+    """
+    before, installed = _pinned(home), _current(home)
+    try:
+        pin_root(home.root_file, root)
+        yield
+    except BaseException:
+        with suppress(ProperError, OSError):  # the error that led here is the one to tell
+            if _current(home) == installed:
+                if before is None:
+                    home.root_file.unlink()
+                else:
+                    pin_root(home.root_file, before)
+        raise
+
+
+def _pinned(home: Home) -> TrustedRoot | None:
+    """The root of this device; None where there is none. Raises as `load_root`."""
+    if home.root_file.exists() or home.root_file.is_symlink():
+        return load_root(home.root_file)
+    return None
+
+
+def _current(home: Home) -> str | None:
+    """Id of the installed release."""
+    state = read_state(home.path)
+    return None if state is None else state.bundle_id
 
 
 def load_root(path: Path) -> TrustedRoot:
@@ -116,11 +171,17 @@ def check_same(pinned: TrustedRoot, other: TrustedRoot) -> None:
 
 def _offered(place: ReleasePlace) -> TrustedRoot:
     """The root beside a local release, where nothing is pinned yet."""
-    data = None if place.found.remote else place.beside(ROOT_NAME, MAX_ROOT_BYTES)
-    if data is None:
+    root = _beside_here(place)
+    if root is None:
         raise ConfigError(
             "this device trusts no publisher yet",
             hint=f"get {ROOT_NAME} from the publisher by another way than the release, then repeat "
             f"the command with --root {ROOT_NAME}",
         )
-    return TrustedRoot.from_bytes(data)
+    return root
+
+
+def _beside_here(place: ReleasePlace) -> TrustedRoot | None:
+    """The root beside a release on this machine; of one on the web it counts for nothing yet."""
+    data = None if place.found.remote else place.beside(ROOT_NAME, MAX_ROOT_BYTES)
+    return None if data is None else TrustedRoot.from_bytes(data)

@@ -25,6 +25,7 @@ from proper_model.bundle.content_policy import check_hash
 from proper_model.bundle.limits import DEFAULT_LIMITS
 from proper_model.bundle.manifest import MANIFEST_NAME, Manifest, Sha256, content_id, parse_manifest
 from proper_model.bundle.signed_time import Time, format_time, parse_time
+from proper_model.bundle.trusted_root import OWN_CHANNEL
 from proper_model.errors import BundleFormatError, BundleIntegrityError, StateError
 from proper_model.storage import canonical
 from proper_model.storage.durable import write_file
@@ -32,7 +33,9 @@ from proper_model.storage.files import read_bounded
 
 BUNDLES_FOLDER = "bundles"
 STATE_NAME = "state.json"
-INSTALL_FIRST = "install a release first: proper bundle add FOLDER_OR_ADDRESS"
+INSTALL_FIRST = (
+    "install a release first: proper bundle add FOLDER_OR_ADDRESS; or make your own: proper start"
+)
 _MAX_STATE_BYTES = 128 * 1024
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -67,6 +70,16 @@ class InstalledBundle:
     path: Path
     manifest: Manifest
     warnings: tuple[BundleWarning, ...] = ()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a person made it alone (`client.releases.own`)."""
+        return self.manifest.channel == OWN_CHANNEL
+
+    @property
+    def called(self) -> str:
+        """What a sentence calls it."""
+        return f"your own release {self.version}" if self.is_own else f"release {self.version}"
 
 
 class _Record(BaseModel):
@@ -217,10 +230,11 @@ def write_state(folder: Path, state: StoreState) -> None:
 
 def _warnings(manifest: Manifest, state: StoreState, now: datetime) -> tuple[BundleWarning, ...]:
     found = []
-    if now >= manifest.expires_at:
-        found.append(BundleWarning.EXPIRED)
-    elif state.latest is not None and now >= parse_time(state.latest.expires):
-        found.append(BundleWarning.STALE)
+    if manifest.channel != OWN_CHANNEL:  # of which no publisher could have a newer one
+        if now >= manifest.expires_at:
+            found.append(BundleWarning.EXPIRED)
+        elif state.latest is not None and now >= parse_time(state.latest.expires):
+            found.append(BundleWarning.STALE)
     # Stored times have whole seconds; `now` must not lose to its own truncation.
     if format_time(now) < state.latest_seen:
         found.append(BundleWarning.CLOCK_BEFORE_LATEST)

@@ -2,5 +2,5 @@
 
 __all__ = [
     "checked", "config", "folder", "gguf_header", "loading", "model_types", "outside_config",
-    "population_lora", "quantized", "sizes", "source", "streamed",
+    "population_lora", "quantized", "reference", "sizes", "source", "streamed",
 ]

@@ -39,9 +39,14 @@ def base_folder(name: str, revision: str | None = None) -> Path:
         ) from None
 
 
+def is_snapshot(folder: Path) -> bool:
+    """Whether it lies in the hub's cache, as `models--OWNER--NAME/snapshots/COMMIT`."""
+    return folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+
+
 def revision_of(folder: Path) -> str:
     """The hub commit a cached snapshot stands for, else a hash over the folder's own files."""
-    if folder.parent.name == "snapshots":
+    if is_snapshot(folder):
         return folder.name
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file()):

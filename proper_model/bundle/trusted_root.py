@@ -54,6 +54,8 @@ from proper_model.errors import (
 from proper_model.storage import canonical
 
 DEFAULT_CHANNEL = "default"
+OWN_CHANNEL = "own"
+"""Of a release that a person made alone. Its root speaks for nobody else, so a publisher's may replace it."""
 ROOT, RELEASE, LATEST = "root", "release", "latest"
 ROLES = (ROOT, RELEASE, LATEST)
 # The kind of a document decides whose signature counts.
@@ -120,6 +122,16 @@ class TrustedRoot:
     @property
     def format(self) -> int:
         return ONE_ROLE_FORMAT if self.expires is None else ROOT_FORMAT
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is of one release that a person made alone, so that any other may replace it.
+
+        The channel alone does not say so: a publisher's root that has it, with roles or as a later version,
+        stays pinned.
+        """
+        first = (self.format, self.version, len(self.keys)) == (ONE_ROLE_FORMAT, 1, 1)
+        return first and self.channel == OWN_CHANNEL
 
     @property
     def fingerprint(self) -> str:

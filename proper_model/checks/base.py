@@ -104,8 +104,10 @@ def find_base(name: str) -> FoundBase:
     return FoundBase(name, source, read_config(name, source))
 
 
-def check_base(name: str, settings: StageSettings) -> FoundBase:
+def check_base(name: str, settings: StageSettings, *, embedded: bool | None = None) -> FoundBase:
     """The base that `name` stands for, unless a run with `settings` could not start from it.
+
+    `embedded`: whether a release would hold the base or refer to it; None: as its size decides.
 
     Raises BaseModelError naming file and next step, ConfigError for a setting that it is too small
     for or that needs a library which is not installed.
@@ -118,7 +120,7 @@ def check_base(name: str, settings: StageSettings) -> FoundBase:
         raw = read_followed(folder / CONFIG, limit_bytes=MAX_HEADER_BYTES)
     with _named(f"base '{name}', config.json"):
         check_architecture(base.config, base.model, settings)
-        check_config(base.config, base.model, raw)
+        check_config(base.config, base.model, raw, embedded=embedded)
     if folder is not None:
         for path in weight_files(name, folder):
             check_size(name, path)
@@ -128,7 +130,7 @@ def check_base(name: str, settings: StageSettings) -> FoundBase:
     check_tokenizer(f"base '{name}'", base.tokenizer, rows)
     with _named(f"base '{name}'"):
         if folder is not None:
-            check_folder(folder, base.model)
+            check_folder(folder, base.model, embedded=embedded)
         check_saved_tokenizer(base.tokenizer, rows)
     return base
 

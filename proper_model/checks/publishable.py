@@ -36,18 +36,21 @@ def is_embedded(model: Any) -> bool:
     return bool(sum(p.numel() for p in model.parameters()) <= LARGEST_EMBEDDED_PARAMETERS)
 
 
-def check_config(config: Any, model: Any, raw: bytes | None = None) -> None:
+def check_config(
+    config: Any, model: Any, raw: bytes | None = None, *, embedded: bool | None = None
+) -> None:
     """That a device would build `model` from the configuration as a release has it.
 
     Args:
-        model: the language model on the meta device; its size decides whether a release embeds it
-            or refers to it.
+        model: the language model on the meta device.
         raw: config.json of the base's folder; None where only `config` is at hand.
+        embedded: whether a release embeds the base or refers to it; None: as its size decides.
 
     Raises BaseModelError.
     """
     text = text_config(config)
-    embedded = is_embedded(model)
+    if embedded is None:
+        embedded = is_embedded(model)
     known = MODEL_TYPES if embedded else MODEL_TYPES | NESTED_TYPES.keys()
     kind = text.model_type if embedded else config.model_type
     if kind not in known:
@@ -70,12 +73,12 @@ def check_config(config: Any, model: Any, raw: bytes | None = None) -> None:
         )
 
 
-def check_folder(folder: Path, model: Any) -> None:
+def check_folder(folder: Path, model: Any, *, embedded: bool | None = None) -> None:
     """That a device would take the files of a folder which a release refers to.
 
-    Raises BaseModelError.
+    `embedded` as in `check_config`. Raises BaseModelError.
     """
-    if is_embedded(model):
+    if is_embedded(model) if embedded is None else embedded:
         return
     names = {path.name for path in folder.iterdir() if path.is_file()}
     if extra := sorted(name for name in names if may_be_read(name) and not is_base_file(name)):

@@ -1,3 +1,3 @@
 """What is released: the frozen model every device starts from, as files."""
 
-__all__ = ["contents", "privacy_note", "recipe"]
+__all__ = ["contents", "privacy_note", "recipe", "untrained"]

@@ -1,5 +1,6 @@
 """Tasks and records: how a history becomes prompts, answers and labels."""
 
+from proper_model.tasks import new_task
 from proper_model.tasks.records import (
     HistoryItem, Place, Population, Query, Report, User, counted, user_to_json, users_to_json,
 )
@@ -13,6 +14,6 @@ from proper_model.tasks.task import (
 __all__ = [
     "ALL", "Depth", "Example", "HistoryItem", "MOST_RETRIEVED", "OwnItems", "Place", "Population",
     "Query", "Report", "Retriever", "Room", "Task", "User", "check_depth", "counted", "folded", "lines_before",
-    "load_task", "parse_depth", "shipped_tasks", "short_id", "task_from_toml", "user_to_json",
+    "load_task", "new_task", "parse_depth", "shipped_tasks", "short_id", "task_from_toml", "user_to_json",
     "users_to_json",
 ]

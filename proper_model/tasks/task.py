@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from proper_model.errors import DataError, TaskError
+from proper_model.settings.shipped_profiles import profile_folder
 from proper_model.tasks.records import HistoryItem, Place, Query, Report
 from proper_model.tasks.schema import Compiled, Kind, TaskSpec, compile_set, parse_task
 from proper_model.tasks.templates import Template, first_words
@@ -271,16 +272,25 @@ def shipped_tasks() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in SHIPPED.glob("*.toml")))
 
 
+def example_tasks() -> Mapping[str, Path]:
+    """Files of the tasks beside the shipped profiles, by name."""
+    return {path.stem: path for path in sorted((profile_folder() / "tasks").glob("*.toml"))}
+
+
 def load_task(name_or_path: str, *, template: str | None = None) -> Task:
-    """A shipped task by name, or a task file by path. Raises TaskError."""
+    """A shipped task or example by name, or a task file by path. Raises TaskError."""
     path = Path(name_or_path)
     if name_or_path in shipped_tasks():
         path = SHIPPED / f"{name_or_path}.toml"
     elif path.suffix != ".toml":
-        raise TaskError(
-            f"unknown task '{name_or_path}'",
-            hint=f"shipped: {', '.join(shipped_tasks())}; or give the path of a .toml file",
-        )
+        examples = example_tasks()
+        if name_or_path not in examples:
+            known = ", ".join((*shipped_tasks(), *examples))
+            raise TaskError(
+                f"unknown task '{name_or_path}'",
+                hint=f"shipped: {known}; or give the path of a .toml file",
+            )
+        path = examples[name_or_path]
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,0 +1,535 @@
+"""`proper start` and `proper new-task`: from a base and four answers to an adapter, without a coordinator."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client.bases.finding import folder_of
+from client.bases.known import known_base
+from client.commands import new_task as command
+from client.home import Home
+from client.person.workspace import Workspace
+from client.releases import pinned_root
+from client.releases.add import add_bundle
+from client.releases.installed_list import list_bundles
+from client.releases.last_seen import MAX_ACCEPTED, Announcement
+from client.releases.own import (
+    check_no_publisher,
+    place_in,
+    public_name,
+    start_release,
+    usual_settings,
+)
+from client.releases.pinned_root import decide_trust, load_root
+from client.releases.place import ReleasePlace
+from client.releases.store import Accepted, installed, read_state, write_state
+from coordinator.root_ceremony import create_root
+from proper_model.base.folder import revision_of
+from proper_model.bundle.trusted_root import LATEST, OWN_CHANNEL, RELEASE, ROOT, TrustedRoot
+from proper_model.checks import load_base
+from proper_model.errors import BaseModelError, BundleForeignError, ConfigError, TaskError
+from proper_model.settings import load_profile
+from proper_model.tasks.new_task import make_task, read_answers, read_line
+from proper_model.tasks.records import HistoryItem
+from proper_model.tasks.task import load_task
+from tests.bundle_samples import fixed_key
+from tests.device_cli import Person, publish_release, quick_release, write_jsonl
+from tests.releases import small_base, small_users
+
+PROFILE = """extends = "tiny"
+name = "quick"
+[user]
+epochs = 1
+learning_rates = [3e-3]
+"""
+MOODS = ("moods", "note: {text} mood: {mood}", "calm, angry")
+REFUSED = {"config": 11, "task": 12, "base": 15, "storage": 20, "rollback": 36}
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("profile") / "quick.toml"
+    path.write_text(PROFILE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    items = small_users()[1][0].history[:12]
+    return write_jsonl(tmp_path_factory.mktemp("history") / "h.jsonl", items)
+
+
+@pytest.fixture(scope="module")
+def begun_home(profile: Path, history: Path, tmp_path_factory: pytest.TempPathFactory) -> Person:
+    """Somebody who started and adapted; copied, never changed."""
+    person = Person.make(tmp_path_factory.mktemp("begun"))
+    assert start(person, profile) == 0
+    assert person.run("adapt", history) == 0
+    return person
+
+
+@pytest.fixture
+def begun(begun_home: Person, tmp_path: Path) -> Person:
+    home = shutil.copytree(begun_home.home, tmp_path / "home")
+    return Person(home, begun_home.passphrase_file)
+
+
+def start(person: Person, profile: Path, *words: str | Path, task: str = "synth_tag") -> int:
+    base = () if "--base" in words else ("--base", small_base())
+    return person.run("start", *base, "--task", task, "--profile", profile, *words)
+
+
+def asked(person: Person, stage: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """An answer, and what was said beside it."""
+    capsys.readouterr()
+    assert person.run("generate", small_users()[1][0].queries[0].input, "--stage", stage) == 0
+    return tuple(capsys.readouterr())  # type: ignore[return-value]
+
+
+def test_a_base_and_a_history_are_enough(begun: Person, capsys) -> None:
+    for stage in ("1", "3"):
+        answer, said = asked(begun, stage, capsys)
+        assert answer
+        assert "warning" not in said
+    assert begun.run("generate", "a film", "--stage", "2") == REFUSED["config"]
+    assert begun.run("inspect") == 0
+    assert begun.run("bundle", "verify") == 0
+    begun.run("doctor")
+    assert "your own, of proper start" in capsys.readouterr().out
+
+
+def test_the_first_stage_is_the_base_as_it_is_and_there_is_no_key(begun: Person) -> None:
+    workspace = Workspace(Home(begun.home))
+    release = workspace.load(workspace.installed())
+    base, _ = load_base(str(small_base()), computing=torch.float32)
+    theirs = dict(base.named_parameters())
+    ours = dict(release.base.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name].float(), theirs[name].float()) for name in theirs)
+    assert release.structure.population_only
+    assert sorted(path.name for path in begun.home.iterdir()) == [
+        ".lock", "bases.json", "bundles", "root.json", "vault",
+    ]  # fmt: skip
+    root = load_root(begun.home / "root.json")
+    assert (root.channel, len(root.keys)) == (OWN_CHANNEL, 1)
+    files = [path for path in begun.home.rglob("*") if path.is_file()]
+    assert not [path.name for path in files if b"PRIVATE KEY" in path.read_bytes()]
+
+
+def test_a_publishers_release_takes_its_place(
+    begun: Person, profile: Path, tmp_path: Path, capsys
+) -> None:
+    published = publish_release(quick_release(), tmp_path / "published")
+    assert begun.run("bundle", "add", published) == 0
+    assert "fingerprint" in capsys.readouterr().err
+    _, said = asked(begun, "3", capsys)
+    assert "goes on over your own release 1; release 1 is installed" in said
+    assert "warning" not in said, "its key was not stolen"
+    assert begun.run("rebase") == 0
+    for stage in ("1", "2", "3"):
+        assert asked(begun, stage, capsys)[0]
+    before = (begun.home / "root.json").read_bytes()
+    assert start(begun, profile) == REFUSED["config"]
+    assert "follows a publisher" in capsys.readouterr().err
+    assert (begun.home / "root.json").read_bytes() == before
+    stranger = tmp_path / "stranger"
+    shutil.copytree(published, stranger)
+    (stranger / "root.json").write_bytes(TrustedRoot.of([fixed_key(9)]).to_bytes())
+    assert begun.run("bundle", "add", stranger) == 37, "a publisher's root gives way to nobody's"
+
+
+def test_a_move_that_fails_leaves_ones_own(begun: Person, tmp_path: Path, capsys) -> None:
+    published = publish_release(quick_release(), tmp_path / "published")
+    (bundle,) = published.glob("v*")
+    (bundle / "task.toml").write_bytes(b"name = 1\n")
+    before = (begun.home / "root.json").read_bytes()
+    assert begun.run("bundle", "add", published) != 0
+    assert (begun.home / "root.json").read_bytes() == before
+    assert asked(begun, "3", capsys)[0]
+
+
+def test_again_is_the_same_release_and_something_else_the_next(
+    begun: Person, profile: Path, history: Path, tmp_path: Path, capsys
+) -> None:
+    (first,) = list_bundles(Home(begun.home))
+    shared = begun.home / "bundles" / first.bundle_id / "shared.safetensors"
+    whole = shared.read_bytes()
+    shared.write_bytes(whole[:-1])
+    assert start(begun, profile) == 0
+    out, said = capsys.readouterr()
+    assert "installed already" in out
+    assert "what you had already" in said
+    assert shared.read_bytes() == whole, "what was damaged is mended"
+    assert [row.bundle_id for row in list_bundles(Home(begun.home))] == [first.bundle_id]
+
+    assert begun.run("new-task", tmp_path / "moods.toml", *options(*MOODS)) == 0
+    capsys.readouterr()
+    assert start(begun, profile, task=str(tmp_path / "moods.toml")) == 0
+    assert capsys.readouterr().out.startswith("your own release 2 ")
+    _, said = asked(begun, "3", capsys)
+    assert "goes on over your own release 1; your own release 2 is installed" in said
+    assert "warning" not in said
+    assert begun.run("rebase") == 0
+    assert asked(begun, "3", capsys)[0]
+    damaged = begun.home / "bundles" / list_bundles(Home(begun.home))[-1].bundle_id
+    (damaged / "manifest.json").unlink()
+    assert start(begun, profile, task=str(tmp_path / "moods.toml")) == 0
+    assert capsys.readouterr().out.startswith("your own release 3 ")
+
+
+def test_it_does_not_expire(begun: Person) -> None:
+    later = datetime.now(UTC) + timedelta(days=3000)
+    bundle = installed(begun.home, now=later)
+    assert bundle is not None
+    assert bundle.warnings == ()
+
+
+def test_a_copy_goes_to_another_device(
+    profile: Path, history: Path, tmp_path: Path, capsys
+) -> None:
+    first, second = Person.make(tmp_path / "first"), Person.make(tmp_path / "second")
+    out = tmp_path / "copy"
+    assert start(first, profile, "--out", out) == 0
+    assert "bundle add" in capsys.readouterr().err
+    assert start(first, profile, "--out", out) == REFUSED["storage"], "never written over"
+    other = shutil.copytree(small_base(), tmp_path / "base of another place")
+    assert second.run("bundle", "add", out / "v00000001", "--base", other) == 0
+    assert second.run("adapt", history) == 0
+    ids = [list_bundles(Home(person.home))[0].bundle_id for person in (first, second)]
+    assert ids[0] == ids[1]
+    shutil.rmtree(other)
+    assert second.run("generate", "a film") == REFUSED["base"]
+    assert "proper start" in capsys.readouterr().err
+    published = publish_release(quick_release(), tmp_path / "published")
+    assert second.run("bundle", "add", published) == 0
+
+
+def test_what_is_refused_leaves_nothing(
+    profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    person = Person.make(tmp_path)
+    (tmp_path / "weights.bin").write_bytes(b"weights")
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF\x03")
+    (tmp_path / "empty").mkdir()
+    extra = shutil.copytree(small_base(), tmp_path / "extra")
+    (extra / "adapter_config.json").write_text("{}")
+    for base, expected in (
+        ("nowhere/at-all", "nothing there, expected a folder"),
+        ("weights.bin", "a file of another kind"),
+        ("broken.gguf", "broken.gguf"),
+        ("missing.gguf", "missing.gguf"),
+        ("empty", "config.json"),
+        ("extra", "adapter_config.json"),
+    ):
+        code = start(person, profile, "--base", base)
+        assert code in (REFUSED["base"], REFUSED["storage"], 13), base
+        said = capsys.readouterr().err
+        assert expected in said
+        assert "internal" not in said
+    assert start(person, profile, task="no_such_task") == REFUSED["task"]
+    assert "politeness_ratings" in capsys.readouterr().err
+    assert start(person, profile, task="mine.toml") == REFUSED["task"]
+    assert start(person, Path("no-profile")) == REFUSED["config"]
+    assert installed(person.home) is None
+    assert not (person.home / "root.json").exists()
+    assert not Path("bases").exists()
+
+
+def test_a_gguf_file_is_a_base(
+    profile: Path, history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    pytest.importorskip("gguf")
+    from tests.test_gguf_base import write
+
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "mine.gguf")
+    person = Person.make(tmp_path / "person")
+    assert start(person, profile, "--base", "mine.gguf", task="politeness_ratings") == 0
+    assert "bases/mine" in capsys.readouterr().err
+    rated = tuple(HistoryItem(str(n), {"text": f"ab {n}", "score": "3"}) for n in range(6))
+    assert person.run("adapt", write_jsonl(tmp_path / "rated.jsonl", rated)) == 0
+    assert person.run("generate", "a b", "--stage", "3") == 0
+
+
+def test_names_and_profiles_of_bases(tmp_path: Path) -> None:
+    assert known_base("smollm2") is known_base("SmolLM2-135M-Instruct")
+    assert public_name(tmp_path / "My model, v2") == "My-model-v2"
+    assert public_name(tmp_path / "…") == "base"
+    assert usual_settings(small_base()).name == "own-tiny"
+
+
+def test_only_a_folder_of_the_hubs_cache_says_its_revision(tmp_path: Path) -> None:
+    cached = tmp_path / "models--org--small" / "snapshots" / ("ab" * 20)
+    ours = tmp_path / "snapshots" / "two words"
+    for folder in (cached, ours):
+        folder.mkdir(parents=True)
+    assert (public_name(cached), revision_of(cached)) == ("org/small", "ab" * 20)
+    assert public_name(ours) == "two-words"
+    assert re.fullmatch("[0-9a-f]{40}", revision_of(ours))
+
+
+def test_an_address_needs_the_publishers_root(begun: Person, tmp_path: Path) -> None:
+    """As on a device that trusts nobody: what a server says of itself counts for nothing."""
+    home, theirs = Home(begun.home), TrustedRoot.of([fixed_key(5)])
+    place = ReleasePlace({}, lambda *_: theirs.to_bytes(), Announcement(remote=True))
+    with pytest.raises(ConfigError, match="trusts no publisher"):
+        decide_trust(home, place, None)
+    (tmp_path / "root.json").write_bytes(theirs.to_bytes())
+    trust = decide_trust(home, place, tmp_path / "root.json")
+    assert (trust.root, trust.pinned) == (theirs, False)
+
+
+def test_no_publisher_takes_the_channel_of_ones_own(tmp_path: Path) -> None:
+    keys = [Ed25519PrivateKey.generate().public_key() for _ in range(2)]
+    signers = ([keys[1]], 1)
+    roles = {ROOT: ([keys[0]], 1), RELEASE: signers, LATEST: signers}
+    with pytest.raises(ConfigError, match="channel 'own'"):
+        create_root(tmp_path, roles, now=datetime.now(UTC), channel=OWN_CHANNEL)
+    assert not (tmp_path / "root.json").exists()
+
+
+def test_only_the_root_that_start_makes_gives_way(begun: Person, tmp_path: Path) -> None:
+    """A publisher whose channel happens to be `own` stays pinned: such a root has roles."""
+    home = Home(begun.home)
+    assert load_root(home.root_file).is_own
+    keys, now = [fixed_key(number) for number in (1, 2, 3)], datetime.now(UTC)
+    roles = {ROOT: (keys[:1], 1), RELEASE: (keys[1:2], 1), LATEST: (keys[2:], 1)}
+    later = now + timedelta(days=300)
+    theirs = TrustedRoot.with_roles(roles, created=now, expires=later, channel=OWN_CHANNEL)
+    for pinned in (
+        theirs,
+        TrustedRoot.of(keys[:1], version=2, channel=OWN_CHANNEL),
+        TrustedRoot.of(keys[:2], channel=OWN_CHANNEL),
+        TrustedRoot.of(keys[:1]),
+    ):
+        assert not pinned.is_own
+        home.root_file.write_bytes(pinned.to_bytes())
+        stranger = TrustedRoot.of([fixed_key(9)], version=pinned.version, channel=OWN_CHANNEL)
+        place = ReleasePlace({}, lambda name, _, s=stranger: s.to_bytes(), Announcement())
+        with pytest.raises(BundleForeignError):
+            decide_trust(home, place, None)
+        with pytest.raises(ConfigError, match="follows a publisher"):
+            check_no_publisher(home)
+
+
+def test_many_releases_of_ones_own_do_not_hide_a_publishers_older_one(
+    begun: Person, tmp_path: Path, capsys
+) -> None:
+    """What is remembered has a limit, and versions of one's own may be higher than a publisher's."""
+    state = read_state(begun.home)
+    assert state is not None
+    made = [
+        Accepted(version=99 + n, bundle_id=f"{n:064x}", keys=(f"{n:064x}",))
+        for n in range(MAX_ACCEPTED)
+    ]
+    write_state(begun.home, state.model_copy(update={"accepted": tuple(made)}))
+    release = quick_release()
+    published = publish_release(release, tmp_path / "published")
+    (older,) = published.glob("v*")
+    longer = dataclasses.replace(release.settings.user, epochs=3)
+    settings = dataclasses.replace(release.settings, user=longer)
+    publish_release(dataclasses.replace(release, settings=settings), published)
+    assert begun.run("bundle", "add", published) == 0
+    assert begun.run("bundle", "add", older) == REFUSED["rollback"]
+    state = read_state(begun.home)
+    assert state is not None
+    assert [entry.version for entry in state.accepted] == [2]
+
+
+def test_a_root_whose_writing_is_interrupted_is_taken_back(
+    begun: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, write = Home(begun.home), pinned_root.pin_root
+    before, interruptions = home.root_file.read_bytes(), [KeyboardInterrupt]
+
+    def written_then_stopped(path: Path, root: TrustedRoot) -> None:
+        write(path, root)
+        if interruptions:
+            raise interruptions.pop()
+
+    monkeypatch.setattr(pinned_root, "pin_root", written_then_stopped)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        pinned_root.pinning(home, TrustedRoot.of([fixed_key(5)])),
+    ):
+        pytest.fail("the root is not whole yet")
+    assert home.root_file.read_bytes() == before
+
+
+def test_a_base_that_was_renamed_is_the_same(
+    profile: Path, history: Path, tmp_path: Path, capsys
+) -> None:
+    person = Person.make(tmp_path / "person")
+    base = shutil.copytree(small_base(), tmp_path / "a name with blanks, \u00e9")
+    assert start(person, profile, "--base", base) == 0
+    assert person.run("adapt", history) == 0
+    base = base.rename(tmp_path / "another name")
+    assert person.run("generate", "a film") == REFUSED["base"]
+    capsys.readouterr()
+    assert start(person, profile, "--base", base) == 0
+    assert "installed already" in capsys.readouterr().out
+    assert person.run("generate", "a film") == 0
+
+
+def test_a_copy_is_put_where_it_can_be_used_or_nowhere(
+    profile: Path, tmp_path: Path, capsys
+) -> None:
+    person = Person.make(tmp_path / "person")
+    link = tmp_path / "link"
+    link.symlink_to(person.home.parent)
+    for out, expected in (
+        (person.home, "expected a folder elsewhere"),
+        (person.home / "vault", "expected a folder elsewhere"),
+        (link / "home" / "bundles" / "copy", "expected a folder elsewhere"),
+        (tmp_path / "no folder" / "copy", "is to lie in is not there"),
+    ):
+        assert start(person, profile, "--out", out) == REFUSED["storage"]
+        assert expected in capsys.readouterr().err
+    assert not person.home.exists()
+
+
+def test_a_copy_is_of_a_release_that_others_still_take(
+    begun: Person, profile: Path, tmp_path: Path
+) -> None:
+    home, task = Home(begun.home), load_task("synth_tag")
+    first = installed(begun.home)
+    assert first is not None
+    later = first.manifest.expires_at + timedelta(days=1)
+    settings = load_profile(profile)
+    again = start_release(home, small_base(), task, settings, now=later)
+    assert (again.bundle.bundle_id, again.changed) == (first.bundle_id, False)
+    copied = start_release(home, small_base(), task, settings, out=tmp_path / "copy", now=later)
+    assert copied.changed
+    other = Home(tmp_path / "other")
+    place = place_in(tmp_path / "copy", copied.bundle)
+    assert add_bundle(other, str(place), base=str(small_base()), now=later).changed
+
+
+def test_a_base_that_cannot_be_looked_at_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for what in ("x" * 5000, "~nobody-of-that-name/base"):
+        with pytest.raises(BaseModelError, match="cannot be looked at"):
+            folder_of(what)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    with pytest.raises(BaseModelError, match="cannot be looked at"):
+        folder_of(str(tmp_path))
+
+
+def options(name: str, item: str, answer: str, metric: str | None = None) -> list[str]:
+    more = [] if metric is None else ["--metric", metric]
+    return ["--name", name, "--item", item, "--answer", answer, *more]
+
+
+def test_a_task_of_options_asks_as_its_line_says(tmp_path: Path, capsys) -> None:
+    person, out = Person.make(tmp_path), tmp_path / "moods.toml"
+    assert person.run("new-task", out, *options(*MOODS, "f1_macro")) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    task = load_task(str(out))
+    example = task.history_example(HistoryItem("1", {"text": "a {b}\n", "mood": "calm"}))
+    assert (example.prompt, example.answer) == ("note: a {b}\n mood:", "calm")
+    assert task.ask("so much rain") == "note: so much rain mood:"
+    assert (task.kind, task.labels) == ("classification", ("calm", "angry"))
+    assert task.metrics[0] == "f1_macro"
+    assert (
+        task.retrieval_line(HistoryItem("1", {"text": "t", "mood": "calm"}))
+        == "note: t mood: calm\n"
+    )
+    before = out.read_bytes()
+    assert person.run("new-task", out, *options(*MOODS)) == REFUSED["storage"]
+    assert out.read_bytes() == before
+
+
+def test_a_task_of_several_fields_takes_a_question_apart() -> None:
+    task = make_task("titles", 'by {name}? "{body}" {{x}} => {title}', "text")
+    fields = {"name": "Ada", "body": "a \\ b", "title": "T"}
+    item = task.history_example(HistoryItem("1", fields))
+    assert item.prompt == 'by Ada? "a \\ b" {x} =>'
+    assert task.ask(item.prompt) == item.prompt
+    assert task.query_text(dataclasses.replace(small_users()[1][0].queries[0], input=item.prompt)) == {
+        "name": "Ada", "body": "a \\ b",
+    }  # fmt: skip
+    assert task.kind == "generation"
+    assert make_task("r", "{a} {b}", "1-5").labels == ("1", "2", "3", "4", "5")
+    assert read_answers("0.5, 1, 1.5").kind == "ordinal"
+
+
+def test_literal_braces_and_control_characters_stay_as_they_are() -> None:
+    task = make_task("notes", '{{note}} \x7f\t"{note}" => {mood}', "text")
+    item = task.history_example(HistoryItem("1", {"note": "rain", "mood": "calm"}))
+    assert item.prompt == '{note} \x7f\t"rain" =>'
+    assert task.ask("rain") == item.prompt
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"name": "two words"}, "name may hold"),
+        ({"item": "note: {text} mood:"}, "item: ends with other text"),
+        ({"item": "{mood}"}, "0 fields before the answer"),
+        ({"item": "{mood} {mood}"}, "fields before the answer"),
+        ({"item": "{text {mood}"}, "item: "),
+        ({"item": "{text!r} {mood}"}, "has a format"),
+        ({"item": "{Text} {mood}"}, "lower case"),
+        ({"item": "{date} {mood}"}, "reserved"),
+        ({"answer": "calm"}, "1 labels, expected at least two"),
+        ({"answer": "calm, calm"}, "2 labels, expected at least two different"),
+        ({"answer": "5-1"}, "scores from 5 to 1"),
+        ({"answer": "1-9999"}, "scores from 1 to 9999"),
+        ({"answer": "text", "metric": "mae"}, "not one of a generation task"),
+    ],
+)
+def test_bad_answers_are_refused_and_nothing_is_written(
+    changed: dict[str, str], expected: str, tmp_path: Path, capsys
+) -> None:
+    given = dict(zip(("name", "item", "answer"), MOODS, strict=True)) | changed
+    person, out = Person.make(tmp_path), tmp_path / "new.toml"
+    assert person.run("new-task", out, *options(**given)) == REFUSED["task"]
+    assert expected in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_answers_are_typed_and_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    person, out = Person.make(tmp_path), tmp_path / "moods.toml"
+    typed = ["my moods", "moods", "note: {text}: ok", MOODS[1], "calm", MOODS[2], "mae", ""]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed) + "\n"))
+    monkeypatch.setattr(command, "asks", lambda: True)
+    assert person.run("new-task", out) == 0
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 4
+    assert load_task(str(out)) == make_task(*MOODS)
+
+
+def test_without_a_terminal_all_is_given_or_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    person, out = Person.make(tmp_path), tmp_path / "moods.toml"
+    monkeypatch.setattr("sys.stdin", io.StringIO("moods\n"))
+    assert person.run("new-task", out, "--name", "moods") == REFUSED["config"]
+    assert "--item, --answer" in capsys.readouterr().err
+    assert person.run("new-task", tmp_path / "moods.txt", *options(*MOODS)) == REFUSED["config"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("moods\n"))
+    monkeypatch.setattr(command, "asks", lambda: True)
+    assert person.run("new-task", out) == 130, "the input ended"
+    assert [path.name for path in tmp_path.iterdir()] == ["passphrase"]
+
+
+def test_a_line_is_read_whole() -> None:
+    line = read_line("a {x} b {y}  c   {z}")
+    assert (line.asked, line.answer) == (("x", "y"), "z")
+    assert line.prompt.render({"x": "1", "y": "2"}) == "a 1 b 2  c"
+    with pytest.raises(TaskError):
+        read_line("")
