@@ -155,8 +155,8 @@ def test_what_the_privacy_page_says_of_real_readers_holds(repository: Path) -> N
 
 def test_what_the_privacy_page_says_of_privacy_for_real_people_holds(repository: Path) -> None:
     said = {
-        "personality": (300, "7.61", {"2": "91%", "8": "95%"}, {"8": "1.05", "unclipped": "0.71"}),
-        "politeness": (150, "7.56", {"2": "76%", "8": "95%"}, {"8": "0.99", "unclipped": "0.68"}),
+        "personality": (300, "7.61", {"2": "91%", "8": "95%"}, {"8": "1.04", "unclipped": "0.71"}),
+        "politeness": (150, "7.56", {"2": "76%", "8": "95%"}, {"8": "0.99", "unclipped": "0.67"}),
     }
     for name, (candidates, public, kept, losses) in said.items():
         told = committed(repository, f"privacy/epsilon-{name}")

@@ -83,8 +83,7 @@ def epsilon(
 ) -> None:
     """What user-level privacy of stages 1 and 2 costs newcomers, and what audits show of each epsilon.
 
-    Every finite epsilon needs the accountant: `make accountant`. Finished seeds of an epsilon in OUT are not
-    trained again.
+    A finite epsilon needs `make accountant`. Finished seeds of an epsilon in OUT are not trained again.
     """
     from proper_model.settings import preset
     from proper_model.storage.files import storage_errors
@@ -96,13 +95,15 @@ def epsilon(
     drawn, asked, structure = numbers(seeds), profile_for(data, profile), preset(PRESET)
     terms = _terms(
         asked,
-        **{"delta": delta, "sampling_rate": sampling_rate, "clip_norm": clip},
-        **{"items_per_user": items_per_user, "core": core},
+        delta=delta,
+        sampling_rate=sampling_rate,
+        clip_norm=clip,
+        items_per_user=items_per_user,
+        core=core,
         **_pair(steps, int, "--steps", "40,40", "steps"),
         **_pair(learning_rates, float, "--learning-rates", "0.1,0.02", "learning_rate"),
     )
-    promises, said = promises_of(_epsilons(epsilons), terms, structure)
-    settings = plain(asked)
+    (promises, said), settings = promises_of(_epsilons(epsilons), terms, structure), plain(asked)
     kind = structure, settings, promises, terms.delta
 
     def planned(found: Candidates) -> Plan:
