@@ -81,12 +81,17 @@ def test_calibration_costs_once_and_devices_train_once() -> None:
     chosen; 3 rounds over the cohort.
     """
     calibrating = replace(TOKENS, calibrating_history=300.0)
-    settings = replace(TINY, calibration=CalibrationSettings(people=20))
+    settings = replace(TINY, calibration=CalibrationSettings(people=20, start_rounds=3))
     found = cost(calibrating, settings=settings)
     passes = 2 * 3 * 4 + 2 * 4
     expected = (1.3 + 1.8) * (3 * 4000.0 + passes * 300.0) / 1000
     assert found.seconds["calibration"].high == pytest.approx(expected * 1.6)
     assert cost().seconds["calibration"].high == 0
+    usual = replace(TINY, calibration=CalibrationSettings(people=20))
+    without = (1.3 + 1.8) * (2 * 2 * 4 + 2 * 4) * 300.0 / 1000
+    assert cost(calibrating, settings=usual).seconds["calibration"].high == pytest.approx(
+        without * 1.6
+    )
     # On a device at most 4 epochs and as many to confirm; before, 4 epochs at 2 rates and no refit.
     assert found.seconds["stage 3"].high <= cost().seconds["stage 3"].high
     assert found.seconds["stage 3"].low < cost().seconds["stage 3"].low / 2

@@ -291,7 +291,7 @@ def test_a_program_for_one_person_asks_the_helper_for_its_threads(
     release = SimpleNamespace(base=SimpleNamespace(config=nested_config()))
     monkeypatch.setattr(ReleaseMemory, "load", lambda *_, **__: release)
     manifest = SimpleNamespace(base_reference=None)
-    bundle: Any = SimpleNamespace(bundle_id="", warnings=(), manifest=manifest)
+    bundle: Any = SimpleNamespace(bundle_id="", warnings=(), manifest=manifest, is_own=False)
     threads = torch.get_num_threads()
     try:
         assert Workspace(Home(tmp_path)).load(bundle) is release
