@@ -169,6 +169,11 @@ class Attacked:
         """As `embeddings_over` the release."""
         return embeddings_over(self.release, sets, seed=self.seed, progress=self.progress)
 
+    def own_embeddings(self, sets: Sequence[Sequence[Encoded]]) -> Tensor:
+        """The same as the model takes them, where it is: [sets, tables, e]."""
+        mean = self.release.mean_embedding
+        return self.embeddings(sets).to(mean).reshape(len(sets), *mean.shape)
+
 
 def embeddings_over(
     release: Release, sets: Sequence[Sequence[Encoded]], *, seed: int, progress: Progress

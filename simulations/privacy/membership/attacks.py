@@ -11,7 +11,7 @@ merged                                                    `published_protocol`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from proper_model.progress import Progress
@@ -31,6 +31,13 @@ from simulations.privacy.membership.targets import cohort_of
 from simulations.privacy.results.schema import MERGED
 
 THINGS = (*RELEASE_THINGS, "embeddings", "router-cohort", START, INFERRED, *OWN_THINGS, MERGED)
+# What a release holds beside base and experts.
+OF_SHARED: dict[str, Callable[[Attacked], list[Found]]] = {
+    "embeddings": on_embeddings,
+    "router-cohort": on_cohort,
+    START: on_start,
+    INFERRED: on_inferred,
+}
 # Of people who are members whole or not at all, an embedding is one of all their records.
 LEVELS_OF: dict[str, tuple[Level, ...]] = {
     "embeddings": ("person", "fresh"),
@@ -105,12 +112,8 @@ def attack_all(attacked: Attacked, things: Sequence[str]) -> list[Found]:
     found: list[Found] = []
     if set(things) & set(RELEASE_THINGS):
         found += on_release(attacked, things)
-    if attacked.grouped and "embeddings" in things:
-        found += on_embeddings(attacked)
-    if attacked.structure.has_lora_router and "router-cohort" in things:
-        found += on_cohort(attacked)
     kind = attacked.structure, attacked.settings, attacked.levels, len(attacked.candidates.users)
-    for thing, on_thing in ((START, on_start), (INFERRED, on_inferred)):
+    for thing, on_thing in OF_SHARED.items():
         if thing in things and why_not(thing, *kind) is None:
             found += on_thing(attacked)
     if "record" in attacked.levels:

@@ -230,9 +230,7 @@ def _on_embedding(attacked: Attacked, records: Records, *, fresh: bool) -> list[
     places = records.of(people)
     rows = [(people.index(int(records.owner[i])), records.encoded[i]) for i in places]
     truth = attacked.truth(records, places)
-    mean = attacked.release.mean_embedding
-    embeddings = attacked.embeddings([records.encoded_of(who) for who in people])
-    embeddings = embeddings.to(mean).reshape(len(people), *mean.shape)
+    embeddings = attacked.own_embeddings([records.encoded_of(who) for who in people])
     seen = [record for (_, record), inside in zip(rows, truth.member, strict=True) if inside]
     overfit = overfit_together(attacked.learner, seen, seed=attacked.seed)
     public = log_p(attacked.public_views([record for _, record in rows]))

@@ -63,7 +63,7 @@ def made_start(attacked: Attacked, people: Sequence[int]) -> Factors:
         model,
         attacked.encoder,
         users,
-        _embeddings(attacked, own),
+        attacked.own_embeddings(own),
         settings,
         seed=attacked.seed,
     )
@@ -85,7 +85,7 @@ def _on_records(
     rows = [(people.index(int(records.owner[i])), records.encoded[i]) for i in places]
     owner = records.owner[places]
     truth = Truth(np.array([cohort[who] for who in owner], dtype=np.bool_), owner)
-    embeddings = _embeddings(attacked, sets)
+    embeddings = attacked.own_embeddings(sets)
     seen = [record for (_, record), member in zip(rows, truth.member, strict=True) if member]
     overfit = overfit_together(learner, seen, seed=attacked.seed)
 
@@ -151,12 +151,6 @@ def tracing(moved: Sequence[Tensor], published: Sequence[Tensor]) -> Floats:
         toward += torch.einsum("pn,n->p", rows, said.detach().flatten().double()).cpu().numpy()
         common += torch.einsum("pn,n->p", rows, rows.mean(0)).cpu().numpy()
     return np.asarray(toward - common * (toward.mean() / max(common.mean(), TINY)))
-
-
-def _embeddings(attacked: Attacked, sets: Sequence[Sequence[Encoded]]) -> Tensor:
-    """An embedding from each set: [sets, tables, e], where the model is."""
-    mean = attacked.release.mean_embedding
-    return attacked.embeddings(sets).to(mean).reshape(len(sets), *mean.shape)
 
 
 def _tensors(attacked: Attacked, start: Factors) -> State:

@@ -198,27 +198,27 @@ def train_from(learner: Learner, people: Sequence[tuple[int, Sequence[Encoded]]]
 
 
 def train_overfit(
-    learner: Learner, sets: Sequence[Sequence[Encoded]], embeddings: Tensor, *, seed: int
+    learner: Learner,
+    sets: Sequence[Sequence[Encoded]],
+    embeddings: Tensor,
+    *,
+    seed: int,
+    batch_size: int | None = None,
 ) -> tuple[Mapping[str, Tensor], ...]:
     """Adapters that see their items far too often: positive controls, all in shared passes."""
     rate = 3 * max(learner.settings.user.learning_rates)
     epochs = overfit_epochs(learner.settings)
-    return train_on(learner, sets, embeddings, seed=seed, epochs=epochs, rate=rate)
+    return train_on(
+        learner, sets, embeddings, seed=seed, epochs=epochs, rate=rate, batch_size=batch_size
+    )
 
 
 def overfit_together(
     learner: Learner, items: Sequence[Encoded], *, seed: int
 ) -> Mapping[str, Tensor]:
     """One adapter that saw items of many people far too often, under the mean embedding."""
-    return train_on(
-        learner,
-        [items],
-        learner.release.mean_embedding[None],
-        seed=seed,
-        epochs=overfit_epochs(learner.settings),
-        rate=3 * max(learner.settings.user.learning_rates),
-        batch_size=TOGETHER,
-    )[0]
+    mean = learner.release.mean_embedding[None]
+    return train_overfit(learner, [items], mean, seed=seed, batch_size=TOGETHER)[0]
 
 
 def overfit_epochs(settings: StageSettings) -> int:
