@@ -24,10 +24,7 @@ def folder_of(what: str, progress: Progress = silent) -> Path:
     try:
         path = Path(what).expanduser()
         is_there, is_folder = path.exists(), path.is_dir()
-    except (
-        OSError,
-        RuntimeError,
-    ):  # of a folder nobody may enter, a name too long, a home of nobody
+    except (OSError, RuntimeError):  # a folder nobody may enter, too long a name, no such home
         raise _unreadable(what) from None
     if what.strip() and is_folder:
         if not os.access(path, os.R_OK | os.X_OK):

@@ -4,7 +4,7 @@
 
 The key lives in this process's memory and nowhere else: what is not kept cannot be stolen, and nobody, its
 maker included, can sign a second release that this device would take for the first. A next one gets a key and
-a root of its own, which is why such a root, told by its channel, gives way to any other
+a root of its own, which is why such a root (`TrustedRoot.is_own`) gives way to any other
 (`client.releases.pinned_root`), also to a publisher's. Source: docs/bases.md, docs/bundle-format.md 3.
 """
 
