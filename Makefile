@@ -243,8 +243,9 @@ privacy: $(STAMP) ## what leaks, in small: membership and egress on synthetic pe
 	rm -rf $(PRIVACY_OUT)/egress
 	$(MAKE) -j 2 $(ATTACKS:%=privacy-%)
 
-# results/privacy: five seeds on synthetic people. What is finished is not trained again.
-PRIVACY_RESULTS := membership-prototypes membership-prior canaries canaries-new-token linkage inversion epsilon deletion poisoning poisoning-router backdoor
+# results/privacy: five seeds on synthetic people. What is finished is not trained again. The longest
+# come first, so that of two at a time none is left to run alone for long.
+PRIVACY_RESULTS := poisoning canaries canaries-new-token epsilon inversion linkage poisoning-router membership-prior deletion backdoor membership-prototypes
 PRIVACY_COMMAND_canaries-new-token := canaries
 PRIVACY_COMMAND_membership-prototypes := membership
 PRIVACY_COMMAND_membership-prior := membership
