@@ -7,7 +7,8 @@ closed, and the page asks how far it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -41,12 +42,17 @@ class ForgetRequest(Body):
 
 @dataclass(frozen=True)
 class Job:
-    """How far forgetting is; `total` 0 means: unknown. Replaced as a whole: two threads read it."""
+    """How far forgetting is. Replaced as a whole: two threads read it.
+
+    `done` of `total` steps of `phase`, a total of 0 means: unknown; `left_s`: seconds until the
+    phase's end at the pace it had so far, None before its first step.
+    """
 
     state: Literal["idle", "running", "done", "failed"] = "idle"
     phase: str = ""
     done: int = 0
     total: int = 0
+    left_s: int | None = None
     report: ForgetReport | None = None
     error: str | None = None
 
@@ -54,9 +60,10 @@ class Job:
 class PageApi:
     """The endpoints over one session, and the one job of forgetting that there can be."""
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+    def __init__(self, turns: Turns, clock: Callable[[], float] = time.monotonic) -> None:
+        self._turns, self._clock = turns, clock
         self._job = Job()
+        self._began = (0, 0.0)  # steps done and the time when the phase was first told
         self._task: asyncio.Task[None] | None = None  # held, or it could be collected at work
 
     def routes(self) -> list[Route]:
@@ -153,4 +160,10 @@ class PageApi:
         """Called in the session's thread; ends the work when the server stops."""
         if self._turns.stopping.is_set():
             raise InterruptedRunError("forgetting was stopped; the last complete state stays")
-        self._job = Job(state="running", phase=phase, done=done, total=total)
+        now = self._clock()
+        if phase != self._job.phase or done < self._job.done:
+            self._began = (done, now)
+        first, since = self._began
+        left = round((now - since) / (done - first) * (total - done)) if done > first else None
+        left = left if total else None
+        self._job = Job(state="running", phase=phase, done=done, total=total, left_s=left)
