@@ -294,6 +294,10 @@ def test_a_diff_joins_to_both_texts_and_keeps_all_it_can(opened) -> None:
     script = """import("/diff.js").then(({ changes }) => changes("night train and", "night train; and"))"""
     kinds = [(part["kind"], part["text"], part["count"]) for part in opened.page.run(script)]
     assert kinds == [("same", "night train", 2), ("new", ";", 0), ("same", " and", 1)]
+    script = (
+        """import("/diff.js").then(({ changes }) => changes("dystopia", "thought-provoking"))"""
+    )
+    assert [part["count"] for part in opened.page.run(script)] == [1, 1]  # a compound is one word
 
 
 def test_without_an_adaptation_the_third_stage_says_how_to_get_it(opened) -> None:

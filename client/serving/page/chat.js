@@ -24,7 +24,7 @@ function message(who, kind) {
 }
 
 function showEnd() {
-  byId("chat-log").lastElementChild?.scrollIntoView({ block: "nearest" });
+  scrollTo({ top: document.documentElement.scrollHeight });
 }
 
 const isNearEnd = () => document.documentElement.scrollHeight - innerHeight - scrollY < NEAR_PX;
@@ -55,7 +55,7 @@ async function send(event) {
   let wording;
   const work = (signal) =>
     events("/v1/chat/completions", request, signal, (event) => {
-      const [choice] = event.choices;
+      const [choice] = event.choices ?? [];
       const follow = isNearEnd();
       wording = event.wording ?? wording;
       answer.body.textContent += choice?.delta.content ?? "";
@@ -68,7 +68,9 @@ async function send(event) {
     end(answer, prompt, complete);
     if (WORDINGS[wording]) answer.note(WORDINGS[wording]);
   });
-  asked().focus();
+  const follow = isNearEnd();
+  asked().focus({ preventScroll: true });
+  if (follow) showEnd();
 }
 
 /** Keep the turn for the next request; what was not answered at all is given back to be sent again. */

@@ -4,18 +4,25 @@ const MOST_CELLS = 4_000_000; // of the table; longer texts count as different b
 
 const segmenter = new Intl.Segmenter("en", { granularity: "word" });
 
+const isWord = (text) => /[\p{L}\p{N}]/u.test(text);
+
+/** Whether a segment goes on the word it touches: "thought-provoking" is one. */
+function goesOn(word, segment) {
+  const hyphen = /^[-\u2010\u2011]$/;
+  return hyphen.test(segment) ? isWord(word.at(-1)) : hyphen.test(word.at(-1)) && isWord(word) && isWord(segment);
+}
+
 /** Words and punctuation, each with the white space before it; joined they are the text. */
 function words(text) {
   const found = [];
   let gap = "";
   for (const { segment } of segmenter.segment(text)) {
-    if (segment.trim()) found.push(gap + segment);
+    if (!gap && found.length && goesOn(found.at(-1), segment)) found[found.length - 1] += segment;
+    else if (segment.trim()) found.push(gap + segment);
     gap = segment.trim() ? "" : gap + segment;
   }
   return gap ? [...found, gap] : found;
 }
-
-const isWord = (text) => /[\p{L}\p{N}]/u.test(text);
 
 /** Lengths of the longest common subsequence of a[i:] and b[j:], row by row. */
 function lengths(a, b) {

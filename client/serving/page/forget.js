@@ -102,7 +102,8 @@ export function duration(seconds) {
 
 function amount({ state, done, total, left_s: left }) {
   if (state !== "running" || !total) return "";
-  return `Step ${done} of ${total}${left === null ? "" : `, ${duration(left)} left for this part`}`;
+  const known = left !== null && done < total;
+  return `Step ${done} of ${total}${known ? `, ${duration(left)} left for this part` : ""}`;
 }
 
 /** Only a change of the first line is read out; the numbers change too often for that. */

@@ -42,7 +42,8 @@ async function refresh() {
   try {
     const status = await json("/api/status");
     const state = status.adapted ? "adapted to you" : "not adapted yet";
-    byId("status").textContent = `Task ${status.task}, ${state}, release ${status.bundle_id}.`;
+    const release = status.bundle_id.slice(0, 16); // as commands print it
+    byId("status").textContent = `Task ${status.task}, ${state}, release ${release}.`;
     showChat(status);
     showCompare(status);
     showRouting(status);
