@@ -157,12 +157,17 @@ def test_chat_streams_and_stops(opened) -> None:
 
 def test_a_request_carries_the_whole_conversation_and_only_what_was_set(opened) -> None:
     page = opened.page
+    assert not page.run("document.querySelector('#chat-together').checked")  # answers are labels
+    opened.session.label_choices = ()
+    page.go(f"{opened.server.url}/?again")
+    page.wait(f"location.search && {CONNECTED}")
+    assert page.run("document.querySelector('#chat-together').checked")
     page.run(FAKE_STREAM)
     ask(page, "one")
     ask(page, "two")
     assert page.each(".message .after", "e => e.textContent") == [
-        "Asked in the words that the model was trained with.",
-        "Asked as a conversation, not in the words that the model was trained with.",
+        "Asked in the wording of its training.",
+        "Asked as a conversation, which is not the wording of its training.",
     ]
     page.run("document.querySelector('#chat-more').open = true")
     page.type("#chat-system", "Be kind.")

@@ -3,8 +3,8 @@
 import { STAGES, byId, element, events, fill, stoppable, writing } from "./api.js";
 
 const WORDINGS = {
-  task: "Asked in the words that the model was trained with.",
-  chat: "Asked as a conversation, not in the words that the model was trained with.",
+  task: "Asked in the wording of its training.",
+  chat: "Asked as a conversation, which is not the wording of its training.",
 };
 const NEAR_PX = 160; // of the end: then the page follows the answer
 let turns = []; // what was said, as requests carry it
@@ -112,6 +112,8 @@ export function startChat() {
 }
 
 export function showChat(status) {
+  // A task with a fixed set of answers has questions, not conversations; the person may want one.
+  if (!Object.keys(models).length) byId("chat-together").checked = status.label_choices.length === 0;
   models = status.models;
   const kept = byId("chat-model").value;
   fill(byId("chat-model"), Object.entries(models).map(([name, stage]) => [name, `${STAGES[stage]} (${name})`]));
