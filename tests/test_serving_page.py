@@ -16,6 +16,7 @@ from chromium import Browser, Page, find_chromium
 from serving import TOKEN, WEIGHTS, FakeSession, Gate, Running, running
 
 from client.serving.app import PAGE_FILES
+from client.serving.page_api import PageApi
 from client.serving.session import ItemRow
 from client.serving.tokens import page_address
 from proper_model.errors import DataError
@@ -399,6 +400,27 @@ def test_forget_asks_first_and_then_does_it(opened) -> None:
     page.wait("document.querySelector('#forget-list').textContent === 'There are no items.'")
     assert page.text("#forget-progress") == "Done: 2 forgotten, 0 kept. Trained again."
     assert session.named("forget") == [("forget", ["b"]), ("forget", None)]
+
+
+def test_time_left_is_at_the_pace_of_the_phase() -> None:
+    now = [0.0]
+    with running(FakeSession()) as server:
+        api = PageApi(server.turns, lambda: now[0])
+        told = []
+        for seconds, *step in (
+            (0, "embedding", 0, 0),
+            (5, "embedding", 1, 4),
+            (10, "adapter", 0, 0),
+            (40, "adapter", 0, 100),
+            (60, "adapter", 25, 100),  # 50 s for 25: as much again for each of the other three
+            (64, "adapter", 99, 0),
+            (70, "adapter", 3, 10),  # counted anew
+            (74, "adapter", 5, 10),
+        ):
+            now[0] = seconds
+            api._on_progress(*step)
+            told.append(api._job.left_s)
+        assert told == [None, 15, None, None, 150, None, None, 10]
 
 
 def test_forgetting_that_fails_late_shows_what_is_left(opened) -> None:

@@ -12,7 +12,6 @@ import httpx
 import pytest
 from serving import TOKEN, WEIGHTS, FakeSession, Gate, running, wait_until
 
-from client.serving.page_api import PageApi
 from client.serving.turns import Turns, Worker
 from proper_model.errors import DataError, StorageError
 
@@ -216,27 +215,6 @@ def test_wrong_requests_of_the_page(path, body, param) -> None:
 
 def forget_state(client: httpx.Client) -> str:
     return client.get("/api/forget").json()["state"]
-
-
-def test_time_left_is_at_the_pace_of_the_phase(gate) -> None:
-    now = [0.0]
-    with running(FakeSession()) as server:
-        api = PageApi(server.turns, lambda: now[0])
-        told = []
-        for seconds, *step in (
-            (0, "embedding", 0, 0),
-            (5, "embedding", 1, 4),
-            (10, "adapter", 0, 0),
-            (40, "adapter", 0, 100),
-            (60, "adapter", 25, 100),  # 50 s for 25: as much again for each of the other three
-            (64, "adapter", 99, 0),
-            (70, "adapter", 3, 10),  # counted anew
-            (74, "adapter", 5, 10),
-        ):
-            now[0] = seconds
-            api._on_progress(*step)
-            told.append(api._job.left_s)
-        assert told == [None, 15, None, None, 150, None, None, 10]
 
 
 def test_forgetting_is_a_job_that_others_cannot_disturb(gate) -> None:
