@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from chromium import Browser, Page, find_chromium
+from chromium import Page
+from local_page import CONNECTED, open_tab
 from serving import TOKEN, WEIGHTS, FakeSession, Gate, Running, running
 
 from client.serving.app import PAGE_FILES
@@ -22,7 +20,6 @@ from client.serving.tokens import page_address
 from proper_model.errors import DataError
 
 PER_LAYER = ((1, 75, 10), (2, 25, 20), (3, 0, 70))  # WEIGHTS as per cents: group, layer 0, layer 1
-CONNECTED = "document.querySelector('#status')?.textContent.startsWith('Task')"
 ANSWERED = "document.querySelector('#chat-stop').disabled && document.querySelector('.message')"
 # The server's side of a conversation, within the page: what is asked, and answers with a wording.
 FAKE_STREAM = """
@@ -35,21 +32,7 @@ window.fetch = async (path, { body }) => {
 };
 0
 """
-AXE = """axe.run(document, { resultTypes: ["violations"] }).then((found) => ({
-  passes: found.passes.length,
-  violations: found.violations.map((v) => [v.id, v.nodes.map((n) => [n.html, n.failureSummary])]),
-}))"""
 XSS = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    path = find_chromium()
-    if path is None:
-        pytest.skip("needs chromium (Debian: apt-get install chromium)")
-    browser = Browser(path, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @dataclass
@@ -87,11 +70,6 @@ def opened(browser, session):
         carried = [request for request in sent if request["headers"].get("Authorization")]
         assert {urlsplit(r["url"]).path[:4] for r in carried} in ({"/api"}, {"/api", "/v1/"})
         page.close()
-
-
-def open_tab(page: Page, name: str) -> None:
-    page.click(f"#tab-{name}")
-    assert page.each("[role=tabpanel]:not([hidden])", "e => e.id") == [name]
 
 
 def test_the_token_leaves_the_address_bar(opened) -> None:
@@ -473,113 +451,6 @@ def test_without_a_token_the_page_says_what_to_do(browser) -> None:
         assert page.run("document.querySelector('#problem').hidden")
         assert page.run("document.querySelector('#away').hidden")
     page.close()
-
-
-# What makes every view show what it can, one after the other; each leaves the page as it is then.
-VIEWS = ("away", "chat", "compare", "routing", "forget", "asking", "forgetting")
-LONG = "w" * 300
-
-
-def show(page: Page, view: str) -> None:
-    """Bring a view of an opened page to where it shows most."""
-    if view in ("chat", "compare", "routing"):
-        open_tab(page, view)
-        page.type(f"#{view}-prompt", f"a b {LONG}")
-        page.click(f"#{view}-form [type=submit]")
-        page.wait(
-            {
-                "chat": "document.querySelector('.message.model .text')?.textContent.endsWith('w')",
-                "compare": "document.querySelector('[data-stage=\"3\"] .change').textContent",
-                "routing": "document.querySelector('#routing-result table')",
-            }[view]
-        )
-        page.run(f"document.querySelectorAll('#{view} details').forEach((d) => (d.open = true))")
-        page.run("document.querySelector('#compare-gone').checked = true")
-    elif view == "forget":
-        open_tab(page, view)
-        page.wait("document.querySelectorAll('#forget-list input').length === 12")
-        page.click("#item-2")
-    elif view == "asking":
-        page.click("#forget-selected")
-        page.wait("document.querySelector('#confirm').open")
-    elif view == "forgetting":
-        page.click("#confirm-yes")
-        page.wait("document.querySelector('#forget-numbers').textContent.startsWith('Step 1 of 4')")
-
-
-def emulate(page: Page, width: int, scheme: str) -> None:
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    page.call("Emulation.setDeviceMetricsOverride", **size)
-    features = [
-        {"name": "prefers-color-scheme", "value": scheme},
-        {"name": "prefers-reduced-motion", "value": "reduce"},
-    ]
-    page.call("Emulation.setEmulatedMedia", features=features)
-
-
-@contextmanager
-def shown(browser: Browser, *, axe: str = "") -> Iterator[tuple[Page, Callable[[str], None]]]:
-    """A page that is not connected yet, and a function that brings it to one view after another."""
-    rows = [ItemRow(n, f"i{n}", "2024-01-02", f"item {LONG}") for n in range(1, 13)]
-    session, gate = FakeSession(rows=rows), Gate()
-    session.forget_gate = gate
-    page = Page(browser)
-    with running(session) as server:
-        if axe:
-            page.call("Page.addScriptToEvaluateOnNewDocument", source=axe)
-        page.go(server.url)
-        page.wait("document.querySelector('#away')?.checkVisibility()")
-
-        def bring(view: str) -> None:
-            if view == "chat":
-                page.go(page_address(server.url, TOKEN))
-                page.wait(CONNECTED)
-            show(page, view)
-
-        try:
-            yield page, bring
-        finally:
-            gate.release(10)
-            page.close()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_view_scrolls_sideways_at_any_width(browser, scheme) -> None:
-    with shown(browser) as (page, bring):
-        for view in VIEWS:
-            bring(view)
-            for width in (360, 768, 1280):
-                emulate(page, width, scheme)
-                wide = page.run("document.documentElement.scrollWidth")
-                assert wide <= width, (view, width)
-                over = page.each(
-                    "main *, dialog[open] *",
-                    "e => e.checkVisibility() && !e.closest('.scroll, .visually-hidden')"
-                    f" && e.getBoundingClientRect().right > {width + 1} ? e.outerHTML : ''",
-                )
-                assert not any(over), (view, width, [o for o in over if o])
-        back = page.run("getComputedStyle(document.body).backgroundColor")
-        assert back == {"light": "rgb(246, 246, 243)", "dark": "rgb(19, 20, 25)"}[scheme]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_in_any_view(browser, repository: Path, scheme) -> None:
-    path = repository / "tests/npm/node_modules/axe-core/axe.min.js"
-    if not path.is_file():
-        pytest.skip("needs axe-core: make npm")
-    with shown(browser, axe=path.read_text()) as (page, bring):
-        for view in VIEWS:
-            bring(view)
-            for width in (360, 1280):
-                emulate(page, width, scheme)
-                found = page.run(AXE)
-                assert found["passes"] > 10, (view, width)  # it looked
-                assert found["violations"] == [], (view, width)
-        # The control: it finds what is planted.
-        page.run("document.querySelector('#chat-prompt').labels[0].remove()")
-        page.run("document.querySelector('#confirm').close()")
-        page.click("#tab-chat")
-        assert "label" in [id for id, _ in page.run(AXE)["violations"]]
 
 
 def test_the_whole_page_is_small_and_comes_from_here(opened) -> None:
