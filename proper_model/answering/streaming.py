@@ -85,7 +85,12 @@ def _first(stop: Sequence[str], text: str) -> int:
 def _begun(stop: Sequence[str], text: str) -> int:
     """How many letters at the text's end are the beginning of a stop text."""
     return max(
-        (n for one in stop for n in range(1, min(len(one), len(text) + 1)) if text.endswith(one[:n])),
+        (
+            n
+            for one in stop
+            for n in range(1, min(len(one), len(text) + 1))
+            if text.endswith(one[:n])
+        ),
         default=0,
     )
 

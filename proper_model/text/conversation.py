@@ -66,7 +66,9 @@ def plain_form(messages: Sequence[Message]) -> str:
     The system's text and a blank line; then a line `User: ...` or `Assistant: ...` a message.
     """
     lines = [
-        message.text + "\n" if message.role == "system" else f"{SPEAKERS[message.role]} {message.text}"
+        message.text + "\n"
+        if message.role == "system"
+        else f"{SPEAKERS[message.role]} {message.text}"
         for message in messages
     ]
     return "\n".join([*lines, SPEAKERS["assistant"]])
