@@ -78,7 +78,8 @@ class Sampling:
         where the temperature is so low that no number holds them divided by it.
         """
         scaled = logits.detach().double().cpu() / self.temperature
-        kept = nucleus(scaled.softmax(-1), self.top_p)
-        if not bool(kept.isfinite().all()):
+        probabilities = scaled.softmax(-1)
+        if not bool(probabilities.isfinite().all()):
             return logits.argmax(-1)
+        kept = nucleus(probabilities, self.top_p)
         return torch.multinomial(kept, 1, generator=self.generator)[:, 0].to(logits.device)
