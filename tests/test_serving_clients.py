@@ -46,14 +46,13 @@ def said(role: str, text: str) -> dict[str, str]:
     return {"role": role, "content": text}
 
 
-def turns(question: str) -> list[dict[str, str]]:
-    """A conversation with everything that clients send."""
-    return [
-        said("system", "answer with a tag"),
-        said("user", question),
-        said("assistant", "comedy"),
-        said("user", f"and {question}"),
-    ]
+# A conversation as clients send it, short enough for a base of 128 tokens.
+TURNS = [
+    said("system", "answer with a tag"),
+    said("user", "a clever prisoner digs a tunnel"),
+    said("assistant", "comedy"),
+    said("user", "and a silent cell"),
+]
 
 
 def whole(client: openai.OpenAI, messages: Any, **fields: Any) -> dict[str, Any]:
@@ -102,18 +101,16 @@ def test_a_question_of_the_task_is_asked_as_the_command_line_asks_it(
 
 
 @pytest.mark.parametrize("fields", [{}, {"max_completion_tokens": 3}, {**DRAWN, "seed": 5}])
-def test_a_conversation_whole_and_streamed(
-    client: openai.OpenAI, serving: Serving, fields: dict[str, Any]
-) -> None:
-    found = whole(client, turns(serving.question), **fields)
+def test_a_conversation_whole_and_streamed(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    found = whole(client, TURNS, **fields)
     assert found["wording"] == "chat"
     assert found["tokens"] <= fields.get("max_completion_tokens", 128)
     assert found["text"]
-    assert streamed(client, turns(serving.question), **fields) == found
+    assert streamed(client, TURNS, **fields) == found
 
 
 def test_a_seed_is_a_text(client: openai.OpenAI, serving: Serving) -> None:
-    for messages in (turns(serving.question), [said("user", serving.question)]):
+    for messages in (TURNS, [said("user", serving.question)]):
         texts = [whole(client, messages, **DRAWN, seed=seed)["text"] for seed in (*range(6), 0)]
         assert texts[0] == texts[-1]
         assert len(set(texts)) > 1
@@ -122,20 +119,19 @@ def test_a_seed_is_a_text(client: openai.OpenAI, serving: Serving) -> None:
     assert pair[0] == pair[1]
 
 
-def test_a_stop_text_cuts_whole_and_streamed_answers_alike(
-    client: openai.OpenAI, serving: Serving
-) -> None:
+def test_a_stop_text_cuts_whole_and_streamed_answers_alike(client: openai.OpenAI) -> None:
     """Also where it goes over several pieces: the tiny base makes a word at a time."""
-    fields = {**DRAWN, "seed": 5, "temperature": 2.0, "top_p": 1.0}
-    text = whole(client, turns(serving.question), **fields)["text"]
+    drawn = ({**DRAWN, "seed": seed, "temperature": 2.0, "top_p": 1.0} for seed in range(20))
+    fields, text = next(
+        (one, text) for one in drawn if (text := whole(client, TURNS, **one)["text"]).count(" ") > 4
+    )
     words = text.split(" ")
-    assert len(words) > 4
     stop = f"{words[2]} {words[3][:2]}"
     expected = text[: text.index(stop)].strip()
-    found = whole(client, turns(serving.question), **fields, stop=["no such text", stop])
+    found = whole(client, TURNS, **fields, stop=["no such text", stop])
     assert (found["text"], found["reason"]) == (expected, "stop")
     assert found["tokens"] < DRAWN["max_tokens"]
-    assert streamed(client, turns(serving.question), **fields, stop=stop) == found
+    assert streamed(client, TURNS, **fields, stop=stop) == found
 
 
 @pytest.mark.parametrize(
@@ -144,17 +140,17 @@ def test_a_stop_text_cuts_whole_and_streamed_answers_alike(
     + [({"tools": [{"type": "function"}]}, "tools"), ({"logprobs": True}, "logprobs")],
 )
 def test_what_cannot_be_honoured_is_an_error_of_the_client(
-    client: openai.OpenAI, serving: Serving, fields: dict[str, Any], param: str
+    client: openai.OpenAI, fields: dict[str, Any], param: str
 ) -> None:
     for ask in (whole, streamed):
         with pytest.raises(openai.BadRequestError) as error:
-            ask(client, turns(serving.question), **fields)
+            ask(client, TURNS, **fields)
         assert error.value.param == param
-        assert serving.question not in str(error.value)
+        assert "prisoner" not in str(error.value)
 
 
-def test_a_conversation_that_is_too_long_says_so(client: openai.OpenAI, serving: Serving) -> None:
-    long = [*turns(serving.question)[:2], said("assistant", "tag " * 200), said("user", "x")]
+def test_a_conversation_that_is_too_long_says_so(client: openai.OpenAI) -> None:
+    long = [*TURNS[:2], said("assistant", "tag " * 200), said("user", "x")]
     for ask in (whole, streamed):
         with pytest.raises(openai.BadRequestError, match="this base reads 128") as error:
             ask(client, long)
@@ -169,7 +165,7 @@ def test_the_client_for_javascript(client: openai.OpenAI, serving: Serving) -> N
     node = shutil.which("node")
     if node is None or not (NPM / "node_modules" / "openai").is_dir():
         pytest.skip("needs node and `make npm`")
-    talk, alone = turns(serving.question), [said("user", serving.question)]
+    talk, alone = TURNS, [said("user", serving.question)]
     bodies: list[dict[str, Any]] = [
         {"messages": alone},
         {"messages": talk},
@@ -196,16 +192,14 @@ def test_the_client_for_javascript(client: openai.OpenAI, serving: Serving) -> N
 # --- llm -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stream", [[], ["--no-stream"]])
-def test_the_program_llm(
-    client: openai.OpenAI, serving: Serving, tmp_path: Path, stream: list[str]
-) -> None:
-    models = [{"model_id": "mine", "model_name": "proper", "api_base": serving.base_url}]
-    (tmp_path / "extra-openai-models.yaml").write_text(yaml.safe_dump(models))
+def test_the_program_llm(client: openai.OpenAI, serving: Serving, tmp_path: Path) -> None:
+    model = {"model_id": "mine", "model_name": "proper", "api_base": serving.base_url}
+    models = yaml.safe_dump([{**model, "api_key_name": "mine"}])
+    (tmp_path / "extra-openai-models.yaml").write_text(models)
 
     def asked(*words: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "llm", "prompt", *words, *stream, "--key", serving.token],
+            [sys.executable, "-m", "llm", "prompt", *words, "--key", serving.token],
             capture_output=True,
             text=True,
             check=False,
@@ -215,15 +209,16 @@ def test_the_program_llm(
         assert done.returncode == 0, done.stderr
         return done.stdout.removesuffix("\n")
 
-    question = serving.question
-    first = asked("-m", "mine", question)
-    assert first == whole(client, [said("user", question)])["text"]
-    second = asked("-m", "mine", "-c", "and another film")
-    talk = [said("user", question), said("assistant", first), said("user", "and another film")]
-    assert second == whole(client, talk)["text"]
-    advised = asked("-m", "mine", "-s", "a system text", question)
-    talk = [said("system", "a system text"), said("user", question)]
-    assert advised == whole(client, talk)["text"]
+    talk = [said("user", "a clever prisoner digs a tunnel")]
+    answer = asked("-m", "mine", talk[0]["content"])
+    assert answer == whole(client, talk)["text"]
+    for question, stream in (("and another film", "--no-stream"), ("and a cell", "")):
+        talk += [said("assistant", answer), said("user", question)]
+        answer = asked("-m", "mine", "-c", question, *stream.split())
+        assert answer == whole(client, talk)["text"]
+    talk = [said("system", "a system text"), said("user", "a clever prisoner")]
+    system = ["-m", "mine", "-s", "a system text", "a clever prisoner"]
+    assert asked(*system) == whole(client, talk)["text"]
     options = [word for name, value in DRAWN.items() for word in ("-o", name, str(value))]
-    drawn = asked("-m", "mine", *options, "-o", "seed", "3", question)
-    assert drawn == whole(client, [said("user", question)], **DRAWN, seed=3)["text"]
+    drawn = asked(*system, "--no-stream", *options, "-o", "seed", "3")
+    assert drawn == whole(client, talk, **DRAWN, seed=3)["text"]
