@@ -19,9 +19,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from client.person.answering import Wording
 from client.serving.faults import parse_body, read_body
 from client.serving.openai_schema import Asked, ChatRequest, CompletionRequest, asked_by
-from client.serving.session import Ending, Wording
+from client.serving.session import Ending
 from client.serving.streams import Emit, EventStream, whole_or_gone
 from client.serving.turns import Step, Turns
 

@@ -6,14 +6,14 @@ import os
 from collections.abc import Generator, Mapping, Sequence
 
 from client.person import adapting
-from client.person.answering import Personal, check_retrieve, wording_of
+from client.person.answering import Personal, Wording, check_retrieve, wording_of
 from client.person.learner import Learner
 from client.person.load_for_training import load_within
 from client.person.state import PersonalState
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory, Workspace
 from client.serving.faults import RequestError
-from client.serving.session import Ending, ForgetReport, ItemRow, Manner, Routing, Wording
+from client.serving.session import Ending, ForgetReport, ItemRow, Manner, Routing
 from client.terminal.terminal_text import preview
 from client.vault.opening import Vault, vault_exists
 from proper_model.answering import Sampling, seeded

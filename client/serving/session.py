@@ -10,10 +10,9 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from client.person.answering import Wording
 from proper_model.progress import Progress
 from proper_model.text import Message
-
-Wording = Literal["task", "chat"]
 
 
 @dataclass(frozen=True)
