@@ -28,9 +28,14 @@ def main() -> None:
             file_types=None,
             system_message=system or None,
             streaming=streaming,
+            api_name="chat",
         )
         _, address, _ = chat.launch(
-            server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, share=False
+            server_name="127.0.0.1",
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            show_error=True,
         )
         person = Client(address, verbose=False)
         answers.append([person.predict(question, api_name="/chat") for question in questions])

@@ -267,6 +267,7 @@ def test_an_answer_comes_back_as_it_was_sent(client, session) -> None:
     """What the message of an answer of ours and of OpenAI's holds beside its text is no obstacle."""
     answer = client.post("/v1/chat/completions", json=CHAT).json()["choices"][0]["message"]
     more = {"annotations": [], "audio": None, "function_call": None, "tool_calls": None}
+    more |= {"metadata": {"title": "x"}, "options": []}  # Gradio's
     messages = [*CHAT["messages"], {**answer, **more}, HELLO]
     assert client.post("/v1/chat/completions", json={**CHAT, "messages": messages}).is_success
     assert session.asked[-1][0][1] == Message("assistant", "3: a b c")

@@ -72,7 +72,11 @@ class TextPart(Body):
 
 
 class ChatMessage(Body):
-    """A message; what an answer of ours holds beside its text may come back with it, empty."""
+    """A message; what an answer of ours holds beside its text may come back with it, empty.
+
+    `metadata` and `options` are what front ends (Gradio's) keep with a message to show it; they are
+    let through and reach no model.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
@@ -82,6 +86,8 @@ class ChatMessage(Body):
     annotations: Any = None
     function_call: Any = None
     tool_calls: Any = None
+    metadata: Any = None
+    options: Any = None
 
     @field_validator("role", mode="before")
     @classmethod
