@@ -19,10 +19,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from client.serving.faults import Body, RequestError, parse_body, read_body, refusal_of
-from client.serving.session import Ending, ForgetReport
+from client.serving.session import Ending, ForgetReport, Manner
 from client.serving.streams import Emit, EventStream, whole_or_gone
 from client.serving.turns import Turns
 from proper_model.errors import InterruptedRunError
+from proper_model.text import Message
 
 
 class CompareRequest(Body):
@@ -97,18 +98,19 @@ class PageApi:
         return EventStream(partial(self._compare, body))
 
     async def _compare(self, body: CompareRequest, emit: Emit) -> None:
-        """Stage after stage: {stage, text} for a piece, {stage, finish_reason, tokens} at its end."""
-        turns = self._turns
+        """Stage after stage: {stage, text} for a piece, at its end {stage, finish_reason, tokens, wording}."""
+        turns, asked = self._turns, [Message("user", body.prompt)]
+        wording = turns.session.wording(asked)
         async with turns.turn():
             for stage in turns.session.stages:
                 async with turns.generating(
-                    body.prompt, stage=stage, max_tokens=body.max_tokens
+                    asked, stage=stage, manner=Manner(max_tokens=body.max_tokens)
                 ) as step:
                     part: str | Ending = await step()
                     while isinstance(part, str):
                         await emit({"stage": stage, "text": part})
                         part = await step()
-                end = {"finish_reason": part.reason, "tokens": part.tokens}
+                end = {"finish_reason": part.reason, "tokens": part.tokens, "wording": wording}
                 await emit({"stage": stage, **end})
 
     async def routing(self, request: Request) -> Response:
@@ -121,8 +123,10 @@ class PageApi:
 
     async def _routing(self, body: RoutingRequest) -> dict[str, Any]:
         work = partial(self._turns.session.routing, body.prompt, stage=body.stage)
+        wording = self._turns.session.wording([Message("user", body.prompt)])
         async with self._turns.turn():
-            return {"stage": body.stage, **asdict(await self._turns.worker.call(work))}
+            found = await self._turns.worker.call(work)
+            return {"stage": body.stage, "wording": wording, **asdict(found)}
 
     async def items(self, request: Request) -> Response:
         return await whole_or_gone(request, self._items())
