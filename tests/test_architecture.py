@@ -41,7 +41,17 @@ ROOMS = {
     ),
     "coordinator": ("files", "commands", "cli"),
     "client": (
-        *("home", "terminal", "vault", "history", "releases", "bases", "person", "export"),
+        *(
+            "home",
+            "settings",
+            "terminal",
+            "vault",
+            "history",
+            "releases",
+            "bases",
+            "person",
+            "export",
+        ),
         *("node", "serving", "commands", "cli"),
     ),
     "simulations": (

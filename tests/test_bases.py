@@ -112,7 +112,7 @@ def test_what_is_not_here_is_listed_with_what_it_downloads(
     base: KnownBase, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_cli(["base", "list", "--json"]) == 0
-    row = json.loads(capsys.readouterr().out)
+    (row,) = json.loads(capsys.readouterr().out)["bases"]
     assert (row["name"], row["folder"], row["size_bytes"]) == (NAME, "", base.wheel_bytes)
     assert left() == []
 

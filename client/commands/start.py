@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from client.commands import options as o
 from client.terminal.console import print_line, progress_bars, say
+from client.terminal.document import gives
 from proper_model.errors import TaskError
 from proper_model.tasks import Task, load_task
 
@@ -56,6 +57,7 @@ Out = Annotated[
 ]
 
 
+@gives("start")
 def start(
     context: typer.Context,
     base: Base,
@@ -63,13 +65,11 @@ def start(
     profile: Profile = None,
     template: TemplateSet = None,
     out: Out = None,
-) -> None:
+) -> dict[str, Any]:
     """Begin without a coordinator: make a release of your own over any base, and install it.
 
     Nobody was pooled for it, so all that personalizes is your adapter; its key is thrown away after
     signing. A publisher's release may take its place: proper bundle add, then proper rebase.
-
-    Example: proper start --base smollm2 --task politeness_ratings
     """
     from client.bases.finding import folder_of
     from client.releases.own import (
@@ -107,6 +107,17 @@ def start(
     fields = ", ".join(sorted(chosen.required_fields))
     say(f"next: proper adapt HISTORY, a file of items with the fields {fields}")
     say("for a publisher's release later: proper bundle add PATH_OR_URL, then proper rebase")
+    return {
+        "release_version": bundle.version,
+        "bundle_id": bundle.bundle_id,
+        "changed": started.changed,
+        "base": str(folder),
+        "task": chosen.name,
+        "template": chosen.template,
+        "profile": settings.name,
+        "copy": None if out is None else str(place_in(out, bundle)),
+        "fields": sorted(chosen.required_fields),
+    }
 
 
 def choose(name: str, template: str | None, settings: StageSettings) -> Task:
