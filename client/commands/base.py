@@ -95,8 +95,8 @@ def show(
 
     facts = describe_base(base)
     if as_json:
-        return dict(facts)
+        return {"facts": dict(facts)}
     for name, value in facts.items():
         shown = f"{value:,}" if type(value) is int else str(value)
         print_line(f"{name.replace('_', ' '):<22}{shown}")
-    return dict(facts)
+    return {"facts": dict(facts)}

@@ -77,7 +77,7 @@ def shown_settings(session: Session) -> dict[str, Any]:
             {
                 "name": name,
                 "value": str(one.value) if isinstance(one.value, Path) else one.value,
-                "from": one.source.value,
+                "source": one.source.value,
                 "option": names.SETTINGS[name].option,
                 "variable": names.SETTINGS[name].variable,
             }

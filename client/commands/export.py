@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from client.export.request import Exported
     from client.person.state import PersonalState, Report
     from client.releases.store import InstalledBundle
+    from proper_model.export import FoldReport
     from proper_model.release.contents import Release
     from proper_model.settings import BaseWeights
 
@@ -95,15 +96,21 @@ def export(
     state = VaultStore(vault).read()
     if kind is Format.BACKUP:
         export_backup(state, out, backup_passphrase_file, weak=workspace.keys.weak)
-        return {"format": kind.value, "place": str(out), "size_bytes": out.stat().st_size}
+        return told(kind, out, out.stat().st_size)
     done = export_model(
         workspace, state, kind, out, task, approximate=approximate, with_base=with_base
     )
-    lost = done.report
+    return told(kind, out, done.size_bytes, done.report)
+
+
+def told(
+    kind: Format, out: Path, size_bytes: int, lost: FoldReport | None = None
+) -> dict[str, Any]:
+    """An export as its document has it."""
     return {
         "format": kind.value,
         "place": str(out),
-        "size_bytes": done.size_bytes,
+        "size_bytes": size_bytes,
         "exact_nll": None if lost is None else lost.exact_nll,
         "folded_nll": None if lost is None else lost.folded_nll,
     }

@@ -198,7 +198,8 @@ def list_items(task: TaskState, *, shown: bool = True) -> dict[str, Any]:
         cells = tuple(tuple(map(for_stdout, row)) for row in rows)
         print_table(Table("Your items", ("number", "id", "date", "begins"), cells, labels=4))
     keys = ("number", "id", "date", "preview")
-    return {"listed": [dict(zip(keys, row, strict=True)) for row in rows]}
+    listed = [dict(zip(keys, (int(row[0]), *row[1:]), strict=True)) for row in rows]
+    return {"listed": listed}
 
 
 def stage_three(

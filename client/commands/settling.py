@@ -12,6 +12,7 @@ import typer
 from client.settings.file import read_settings, settings_file
 from client.settings.names import SETTINGS
 from client.settings.sources import from_environment, settled
+from client.terminal.document import options_of
 from client.terminal.session import Session
 from proper_model.errors import ProperError
 
@@ -46,7 +47,7 @@ def settle(
     session.key_file = session.settings["key_file"].value
     session.unlock = session.settings["unlock"].value
     session.threads = session.settings["threads"].value
-    asks_for_help = not HELP.isdisjoint(context.args)
+    asks_for_help = not HELP.isdisjoint(options_of(session.words))
     if (
         session.fault is not None
         and context.invoked_subcommand not in MENDING

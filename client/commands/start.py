@@ -115,7 +115,7 @@ def start(
         "task": chosen.name,
         "template": chosen.template,
         "profile": settings.name,
-        "copy": None if out is None else str(place_in(out, bundle)),
+        "copied_to": None if out is None else str(place_in(out, bundle)),
         "fields": sorted(chosen.required_fields),
     }
 

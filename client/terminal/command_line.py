@@ -61,7 +61,7 @@ def run_command(app: typer.Typer, program: str, arguments: Sequence[str]) -> int
     stdout: TextIO | None = sys.stdout
     if stdout is None:  # the program was started without one
         sys.stdout = _Absent()
-    session = Session()
+    session = Session(words=arguments)
     code = _run(app, program, arguments, session)
     try:
         sys.stdout.flush()  # here, not by Python after the exit code

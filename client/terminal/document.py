@@ -78,8 +78,12 @@ def print_error(session: Session, *, code: int, kind: str, message: str, hint: s
 
 def asked_for_json(words: Sequence[str]) -> bool:
     """Whether a command line, understood or not, asks for a document."""
-    options = words[: words.index("--")] if "--" in words else words
-    return OPTION in options
+    return OPTION in options_of(words)
+
+
+def options_of(words: Sequence[str]) -> Sequence[str]:
+    """The words that may be options: those before `--`."""
+    return words[: words.index("--")] if "--" in words else words
 
 
 def session_of() -> Session:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,14 @@ class Session:
     """What the options before the command say; `proper-sim` sets only `debug`.
 
     Attributes:
+        words: the command line, without the program's name.
         settings: every setting's value and where it comes from; `fault` is what is wrong with them.
         command, found: the command that runs with `--json`, and what an error's document tells beside
             the error.
         answered: its document is printed.
     """
 
+    words: Sequence[str] = ()
     debug: bool = False
     home: Path | None = None
     passphrase_file: Path | None = None
