@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from client.commands import completing
 from client.commands import options as o
 from client.terminal.console import print_line, print_table, progress_bars, say
 from client.terminal.document import gives
@@ -27,6 +28,7 @@ def add(
         str,
         typer.Argument(
             metavar="NAME|FILE",
+            autocompletion=completing.base,
             help="A name that `list` shows, FILE.gguf, or the known base's wheel as a file.",
             show_default=False,
         ),

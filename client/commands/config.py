@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from client.commands import completing
 from client.commands import options as o
 from client.settings import names
 from client.terminal.console import print_line, print_table, say
@@ -25,17 +26,12 @@ app = typer.Typer(
 )
 
 
-def complete_name(incomplete: str) -> list[str]:
-    """Names of settings that begin so."""
-    return [name for name in names.SETTINGS if name.startswith(incomplete)]
-
-
 Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
         help="A setting that `proper config` lists.",
-        autocompletion=complete_name,
+        autocompletion=completing.setting,
         show_default=False,
     ),
 ]

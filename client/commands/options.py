@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from client.commands import completing
 from client.home import Home
 from client.person.workspace import Keys, Workspace
 from client.settings.names import SETTINGS
@@ -81,6 +82,7 @@ TaskName = Annotated[
     str | None,
     typer.Option(
         "--task",
+        autocompletion=completing.task,
         metavar="T",
         help="Which question your items answer: a shipped task, a TOML file, or a task adapted "
         "before. (default: the release's)",
@@ -90,6 +92,7 @@ StoredTask = Annotated[
     str | None,
     typer.Option(
         "--task",
+        autocompletion=completing.task,
         metavar="T",
         help="One of the tasks that you adapted: its name or its TOML file. (default: the only one)",
     ),
@@ -97,7 +100,9 @@ StoredTask = Annotated[
 Form = Annotated[
     str | None,
     typer.Option(
-        "--form", help="json, jsonl, csv, lamp, whatsapp or clippings. (default: recognized)"
+        "--form",
+        autocompletion=completing.one_of("json", "jsonl", "csv", "lamp", "whatsapp", "clippings"),
+        help="json, jsonl, csv, lamp, whatsapp or clippings. (default: recognized)",
     ),
 ]
 Columns = Annotated[
@@ -121,6 +126,7 @@ DateOrder = Annotated[
     str | None,
     typer.Option(
         "--date-order",
+        autocompletion=completing.one_of("dmy", "mdy"),
         metavar="ORDER",
         envvar=SETTINGS["date_order"].variable,
         help="dmy or mdy, for dates such as 03/04/2024.",
@@ -165,6 +171,7 @@ BaseWeights = Annotated[
     str | None,
     typer.Option(
         "--base-weights",
+        autocompletion=completing.one_of("full", "8bit", "4bit"),
         envvar=SETTINGS["base_weights"].variable,
         help="full, 8bit or 4bit: how the frozen base is held. (default: as when you adapted)",
     ),
@@ -207,7 +214,11 @@ PrivateDelta = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Stage = Annotated[
     str | None,
-    typer.Option("--stage", help="1 population, 2 group, 3 personal. (default: the highest)"),
+    typer.Option(
+        "--stage",
+        autocompletion=completing.one_of("1", "2", "3"),
+        help="1 population, 2 group, 3 personal. (default: the highest)",
+    ),
 ]
 
 AsJson = document.AsJson

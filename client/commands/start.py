@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from client.commands import completing
 from client.commands import options as o
 from client.terminal.console import print_line, progress_bars, say
 from client.terminal.document import gives
@@ -23,6 +24,7 @@ Base = Annotated[
     str,
     typer.Option(
         "--base",
+        autocompletion=completing.base,
         metavar="BASE",
         help="The language model: its folder, FILE.gguf, or a name that `base list` shows (smollm2).",
         show_default=False,
@@ -32,6 +34,7 @@ AskedTask = Annotated[
     str,
     typer.Option(
         "--task",
+        autocompletion=completing.task,
         metavar="T",
         help="What your items ask and answer: a shipped task, or a TOML file (`new-task` writes one).",
         show_default=False,
@@ -41,6 +44,7 @@ Profile = Annotated[
     str | None,
     typer.Option(
         "--profile",
+        autocompletion=completing.profile,
         help="How your adapter is trained: a shipped profile or a TOML file. (default: by the base's size)",
     ),
 ]

@@ -83,19 +83,23 @@ def phase_left(marks: Sequence[Mark], expected: ExpectedPhase | None = None) -> 
 
 
 def time_left(
-    marks: Sequence[Mark], now: int, expected: Sequence[ExpectedPhase], spent_s: Sequence[float]
+    marks: Sequence[Mark],
+    now: int,
+    expected: Sequence[ExpectedPhase],
+    spent_s: Sequence[float | None],
 ) -> float | None:
     """Seconds until the end; None: too little is known.
 
     Args:
         marks: of the phase that runs.
         now: its place in `expected`, which is as long as there are phases.
-        spent_s: what each phase before it took.
+        spent_s: what each phase before it took; None of one that did not come.
     """
     here = expected[now] if now < len(expected) else None
     left = phase_left(marks, here)
-    told = sum(phase.expected_s for phase in expected[:now])
-    took = sum(spent_s[:now])
+    came = [(phase, spent) for phase, spent in zip(expected, spent_s, strict=False) if spent]
+    told = sum(phase.expected_s for phase, _ in came)
+    took = sum(spent for _, spent in came)
     if left is None:
         if here is None:
             return None
@@ -130,7 +134,7 @@ class Watch:
         self.expected, self.clock = expected, clock
         self._name = ""
         self._place = -1
-        self._spent: list[float] = []
+        self._spent: list[float | None] = []
         self._marks: list[Mark] = []
         self._begun = clock()
 
@@ -150,10 +154,9 @@ class Watch:
         later = range(self._place + 1, len(self.expected))
         found = next((place for place in later if self.expected[place].name == name), None)
         if found is not None:
-            took = now - self._begun if self._is_here(self._name) else 0.0
-            # Phases that were expected and did not come took nothing.
-            self._spent += [took] * (self._place >= 0)
-            self._spent += [0.0] * (found - len(self._spent))
+            if self._is_here(self._name):
+                self._spent.append(now - self._begun)
+            self._spent += [None] * (found - len(self._spent))  # expected, and did not come
             self._place = found
         self._name, self._marks, self._begun = name, [], now
 
