@@ -71,7 +71,7 @@ def test_a_persons_commands_from_a_release_to_nothing(
         return told(me, *words, command=command)
 
     items = list(small_users()[1][0].history)
-    field = sorted(items[0].fields)[0]
+    field = min(items[0].fields)
     marked = type(items[0])(
         items[0].id, {**items[0].fields, field: f"{items[0].fields[field]} {CANARY}"}
     )

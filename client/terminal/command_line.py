@@ -82,7 +82,9 @@ def _run(app: typer.Typer, program: str, arguments: Sequence[str], session: Sess
         )
         return int(ending.code or 0) if asked else OUTPUT_CLOSED
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a bug must not print a person's text
-        return _failed(error, program, session, as_json=asked_for_json(arguments))
+        return _failed(error, program, session)
+    if code == INTERRUPTED:  # typer's answer to Ctrl-C, which `stopping` has told
+        _document(KeyboardInterrupt(), program, session)
     return code if isinstance(code, int) else 0
 
 
@@ -91,7 +93,7 @@ def completion_variable(program: str) -> str:
     return f"_{program.replace('-', '_').upper()}_COMPLETE"
 
 
-def _failed(error: BaseException, program: str, session: Session, *, as_json: bool) -> int:
+def _failed(error: BaseException, program: str, session: Session) -> int:
     """Say what went wrong, on stderr and with `--json` on stdout; returns the exit code."""
     if isinstance(error, OSError) and error.errno in _REFUSED:
         return _told(error)
@@ -99,16 +101,21 @@ def _failed(error: BaseException, program: str, session: Session, *, as_json: bo
         error, KeyboardInterrupt | click.ClickException | click.Abort | InterruptedRunError
     ):
         say_as_it_is(traceback_of(error))
-    code, kind, message, hint = told_of(error, program)
+    code, _, message, hint = told_of(error, program)
     say("interrupted" if code == INTERRUPTED else f"error: {message}")
     if hint:
         say(f"hint: {hint}")
-    if as_json:
-        try:
-            print_error(session, code=code, kind=kind, message=message, hint=hint)
-        except OSError as refused:
-            return code or _told(refused)
+    _document(error, program, session)
     return code
+
+
+def _document(error: BaseException, program: str, session: Session) -> None:
+    """The error on stdout, where the command line asks for JSON and stdout takes it."""
+    if not asked_for_json(session.words):
+        return
+    code, kind, message, hint = told_of(error, program)
+    with suppress(OSError):
+        print_error(session, code=code, kind=kind, message=message, hint=hint)
 
 
 def told_of(error: BaseException, program: str) -> tuple[int, str, str, str]:
