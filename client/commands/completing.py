@@ -30,7 +30,7 @@ def base(incomplete: str) -> list[str]:
 
 def profile(incomplete: str) -> list[str]:
     """Shipped profiles."""
-    from proper_model.settings.shipped_profiles import profile_names
+    from proper_model.settings import profile_names
 
     return _beginning(incomplete, profile_names())
 
