@@ -209,12 +209,6 @@ def _inferring(learner: Learner) -> bool:
     return learner.model.structure.infers_user or learner.privacy is not None
 
 
-def memory_needed(learner: Learner, histories: Histories) -> int:
-    """Bytes of the whole process while it trains with these histories: `Cost.memory_bytes`."""
-    own = _splits(learner, histories)
-    return _memory(learner, own)[0] if any(_adapted(learner, own)) else resident_bytes()
-
-
 def _adapted(learner: Learner, own: Sequence[Samples]) -> list[bool]:
     """Which tasks get an adapter."""
     if learner.privacy is not None:
