@@ -24,7 +24,7 @@ export DO_NOT_TRACK := 1
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install accountant front-end lock audit sbom npm base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
+.PHONY: help install accountant front-end lock audit sbom npm man base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
   results result uncalibrated tables seeds smollm2 structures report privacy privacy-results privacy-real privacy-report bench bench-results clean distclean
 
 help: ## this list
@@ -93,6 +93,9 @@ audit: $(STAMP) ## pins, ranges and .venv against the known holes of .ci/advisor
 SBOM ?= dist/sbom.cdx.json
 sbom: $(STAMP) ## what a release is made of, as CycloneDX: dist/sbom.cdx.json
 	$(BIN)/python .ci/sbom.py $(SBOM)
+
+man: $(STAMP) ## a man page a command, in dist/man
+	$(BIN)/python docs/man_pages.py dist/man
 
 # What the tests of pages and of OpenAI's JavaScript client need; without it they skip.
 npm: ## axe-core and OpenAI's JavaScript client, for tests: tests/npm/node_modules

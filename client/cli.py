@@ -6,7 +6,6 @@ stdout is data, stderr is progress, errors and hints; see `client.terminal.comma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +16,7 @@ from client.commands import (
     base,
     bundle,
     chat,
+    config,
     doctor,
     evaluate,
     export,
@@ -31,16 +31,18 @@ from client.commands import (
     update,
     vault,
 )
-from client.home import VARIABLE
-from client.person.workspace import KEY_FILE_VARIABLE, PASSPHRASE_FILE_VARIABLE
+from client.commands import options as o
+from client.commands.examples import EXAMPLES
+from client.commands.settling import settle
 from client.terminal import command_line
-from client.terminal.command_line import Session, begin, run_command
+from client.terminal.command_line import begin, run_command
+from client.terminal.examples import add_examples
+from client.terminal.session import Session
 
 app = typer.Typer(
     name="proper",
     help="Personalize a language model on this machine; nothing private leaves it.",
     invoke_without_command=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -52,22 +54,12 @@ def before(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
-    home: Annotated[
-        Path | None,
-        typer.Option("--home", envvar=VARIABLE, help="Folder for everything that is kept."),
-    ] = None,
-    passphrase_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--passphrase-file",
-            envvar=PASSPHRASE_FILE_VARIABLE,
-            help="A file whose first line is the passphrase, instead of asking.",
-        ),
-    ] = None,
-    key_file: Annotated[
-        Path | None,
-        typer.Option("--key-file", envvar=KEY_FILE_VARIABLE, help="A key file of the vault."),
-    ] = None,
+    config_file: o.ConfigFile = None,
+    home: o.HomeFolder = None,
+    passphrase_file: o.PassphraseFile = None,
+    key_file: o.KeyFile = None,
+    unlock: o.UnlockBy = None,
+    threads: o.Threads = None,
     weak_passphrase: Annotated[
         bool,
         typer.Option("--weak-passphrase", help="Take a new passphrase that is easily guessed."),
@@ -76,18 +68,23 @@ def before(
     """Personalize a language model on this machine; nothing private leaves it."""
     begin(context, debug=debug, version=version)
     session = context.ensure_object(Session)
-    session.home = home
     session.weak_passphrase = weak_passphrase
-    # An option counts more than the environment, whichever kind of key it names.
-    said = {
-        name
-        for name in ("passphrase_file", "key_file")
+    given = {
+        "home": home,
+        "passphrase_file": passphrase_file,
+        "key_file": key_file,
+        "unlock": None if unlock is None else unlock.value,
+        "threads": threads,
+    }
+    flags = {
+        name: value
+        for name, value in given.items()
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    session.passphrase_file = None if said == {"key_file"} else passphrase_file
-    session.key_file = None if said == {"passphrase_file"} else key_file
+    settle(context, session, config_file, flags)
 
 
+app.add_typer(config.app, name="config")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(base.app, name="base")
 app.command("new-task")(new_task.new_task)
@@ -112,6 +109,7 @@ for command in (
 ):
     app.command()(command)
 app.command("import")(import_backup.import_backup)
+add_examples(app, "proper", EXAMPLES)
 
 
 def run_cli(arguments: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ import click
 import typer
 
 from coordinator.commands import consent, keys, release, root
+from coordinator.commands.examples import add_examples
 from coordinator.commands.options import say, tell
 from proper_model.errors import ProperError, traceback_of
 
@@ -23,14 +24,13 @@ USAGE, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     name=PROGRAM,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(keys.app, name="keys")
-app.add_typer(root.app, name="root")
-app.add_typer(release.app, name="release")
-app.add_typer(consent.app, name="consent")
+GROUPS = {"keys": keys.app, "root": root.app, "release": release.app, "consent": consent.app}
+for name, group in GROUPS.items():
+    add_examples(name, group, PROGRAM)
+    app.add_typer(group, name=name)
 
 
 @app.callback(invoke_without_command=True)
@@ -72,6 +72,8 @@ def run_cli(arguments: Sequence[str]) -> int:
         say(f"error: {error.format_message()}")
         say(f"hint: {PROGRAM} COMMAND --help lists arguments and options")
         return error.exit_code
+    except SystemExit as ending:  # completion has said what it has
+        return int(ending.code or 0)
     except Exception as error:  # noqa: BLE001 - a bug must not print what a key file holds
         if session["debug"]:
             sys.stderr.write(traceback_of(error))

@@ -49,6 +49,7 @@ COMMANDS = {
         "report",
     ),
     ("python", "-m", "benchmarks.table"): ("-m", "benchmarks.table"),
+    ("python", "-m", "client.commands.documents"): ("-m", "client.commands.documents"),
 }
 
 

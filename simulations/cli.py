@@ -16,12 +16,14 @@ import typer
 
 from client.terminal.command_line import begin, run_command, start
 from client.terminal.console import print_line, print_table, say
+from client.terminal.examples import add_examples
 from proper_model.errors import ConfigError, DataError, InterruptedRunError
 from proper_model.tasks import counted
 from simulations.experiments.command import app as experiments
 from simulations.outcome.timings import progress_bars
 from simulations.privacy.commands import app as privacy
 from simulations.setup import cli_options as o
+from simulations.setup.examples import EXAMPLES
 from simulations.setup.options import DEMOS, RunOptions, missing_task
 from simulations.setup.run_folder import check_out
 
@@ -29,7 +31,6 @@ app = typer.Typer(
     name="proper-sim",
     help="Simulate PROPER: population, group and user level on many users of one machine.",
     invoke_without_command=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -255,6 +256,9 @@ def _print_costs(options: RunOptions) -> None:
     with progress_bars() as show:
         costs = plan_costs(options, show)
     print_table(as_table(costs))
+
+
+add_examples(app, "proper-sim", EXAMPLES)
 
 
 def run_cli(arguments: Sequence[str]) -> int:

@@ -109,6 +109,17 @@ def _folder_of_small_releases(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["PROPER_TEST_RELEASES"] = str(folder / "small-releases")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_whoever_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The programs read a file of settings and variables; here there are none but a test's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
+        for name in [name for name in os.environ if name.startswith("PROPER_")]:
+            if not name.startswith("PROPER_TEST_"):
+                patch.delenv(name)
+        yield
+
+
 @pytest.fixture
 def ring() -> Iterator[MemoryKeyring]:
     """A keyring in memory, in use."""

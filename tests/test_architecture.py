@@ -41,7 +41,8 @@ ROOMS = {
     ),
     "coordinator": ("files", "commands", "cli"),
     "client": (
-        *("home", "terminal", "look", "vault", "history", "releases", "bases", "person", "export"),
+        *("home", "settings", "terminal", "look", "vault", "history", "releases", "bases"),
+        *("person", "export"),
         *("node", "serving", "commands", "cli"),
     ),
     "simulations": (

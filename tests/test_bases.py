@@ -19,6 +19,7 @@ from client.cli import run_cli
 from proper_model.checks import base as base_check
 from proper_model.checks import gguf_base
 from proper_model.errors import ConfigError, FetchError, ProperError, StorageError
+from tests.documents import document
 from tests.test_gguf_base import write
 
 pytest.importorskip("gguf")
@@ -112,7 +113,7 @@ def test_what_is_not_here_is_listed_with_what_it_downloads(
     base: KnownBase, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_cli(["base", "list", "--json"]) == 0
-    row = json.loads(capsys.readouterr().out)
+    (row,) = document(capsys.readouterr().out, "base list")["bases"]
     assert (row["name"], row["folder"], row["size_bytes"]) == (NAME, "", base.wheel_bytes)
     assert left() == []
 
@@ -122,8 +123,10 @@ def test_a_file_is_made_a_base_and_described(
 ) -> None:
     assert run_cli(["base", "add", str(gguf), "--plain"]) == 0
     assert capsys.readouterr().out == "bases/tiny-plain\n"
+    assert run_cli(["base", "add", str(gguf), "--plain", "--json"]) == 0
+    assert not document(capsys.readouterr().out, "base add")["changed"]
     assert run_cli(["base", "show", "bases/tiny-plain", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
+    shown = document(capsys.readouterr().out, "base show")["facts"]
     assert (shown["type"], shown["stored_as"], shown["chat_template"]) == (
         "llama",
         "float32",

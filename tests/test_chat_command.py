@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import signal
@@ -23,6 +24,7 @@ from proper_model.answering import Sampling, seeded
 from proper_model.errors import ConfigError, DataError
 from proper_model.text import Message
 from tests.device_cli import CANARY, Person
+from tests.documents import document
 from tests.serve_process import adapted_person
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -79,6 +81,24 @@ def test_a_pipe_is_a_message_a_line(
     assert ["words of the trained task" in line for line in worded] == [True, False, True, False]
     assert "no chat template" in worded[1]
     assert sorted(path for path in person.home.parent.rglob("*")) == before
+
+
+def test_a_program_gets_one_document(
+    person: Person, mine: Personal, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    typed(monkeypatch, FIRST, SECOND)
+    assert person.run("chat", "--max-tokens", "6", "--json") == 0
+    shown = capsys.readouterr()
+    limit: dict[str, Any] = {"max_tokens": 6}
+    one = answer(mine, FIRST, **limit)
+    two = answer(mine, FIRST, one, SECOND, **limit)
+    told = document(shown.out, "chat")["answers"]
+    assert [(a["text"], a["wording"]) for a in told] == [(one, "task"), (two, "chat")]
+    typed(monkeypatch, FIRST, "/nothing")
+    assert person.run("chat", "--max-tokens", "6", "--json") == ConfigError.exit_code
+    failed = json.loads(capsys.readouterr().out)
+    assert [a["text"] for a in failed["answers"]] == [one]
+    assert failed["error"]["code"] == ConfigError.exit_code
 
 
 def test_a_seed_is_a_conversation(

@@ -67,10 +67,11 @@ def steps_of(person: Person, *words: str | Path, stop_at: int = -1) -> tuple[int
 
 
 def printed(person: Person, capsys: pytest.CaptureFixture[str], *words: str) -> list[Any]:
-    """The values that a command prints with --json, one a line."""
+    """What a command prints with --json: the rows of a list, else the one document."""
     capsys.readouterr()
     assert person.run(*words, "--json") == 0
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = json.loads(capsys.readouterr().out)
+    return list(found.get("releases", found.get("listed", [found])))
 
 
 def adapter_of(person: Person) -> dict[str, torch.Tensor]:

@@ -44,6 +44,7 @@ from proper_model.tasks.records import HistoryItem
 from proper_model.tasks.task import load_task
 from tests.bundle_samples import fixed_key
 from tests.device_cli import Person, publish_release, quick_release, write_jsonl
+from tests.documents import document
 from tests.releases import small_base, small_users
 
 PROFILE = """extends = "tiny"
@@ -169,6 +170,8 @@ def test_again_is_the_same_release_and_something_else_the_next(
     out, said = capsys.readouterr()
     assert "installed already" in out
     assert "what you had already" in said
+    assert start(begun, profile, "--json") == 0
+    assert not document(capsys.readouterr().out, "start")["changed"]
     assert shared.read_bytes() == whole, "what was damaged is mended"
     assert [row.bundle_id for row in list_bundles(Home(begun.home))] == [first.bundle_id]
 

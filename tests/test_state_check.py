@@ -224,5 +224,5 @@ def test_import_stores_nothing_that_is_refused(
     assert person.run("import", put("good.age", state), *secret) == 0
     capsys.readouterr()
     assert person.run("inspect", "--items", "--json") == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    rows = json.loads(capsys.readouterr().out)["listed"]
     assert [row["id"] for row in rows] == [one.id for one in state.tasks[NAME].items]

@@ -55,15 +55,18 @@ def test_json_is_the_same_value_and_acts_on_nothing() -> None:
     assert "😀" in line
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_the_list_of_items(
-    terminal: None, capsys: pytest.CaptureFixture[str], as_json: bool
-) -> None:
+def test_the_list_of_items(terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
     item = HistoryItem(f"id\u202e{ATTACK}", {"text": ATTACK + " words"}, None)
-    list_items(TaskState("", "", (item,), {}, {}, ""), as_json=as_json)
+    state = TaskState("", "", (item,), {}, {}, "")
+    found = list_items(state)
     told = capsys.readouterr().out
     assert "words" in told
     assert not acting(told)
+    assert list_items(state, shown=False) == found
+    assert capsys.readouterr().out == ""
+    line = json_line(found, ascii_only=True)
+    assert not acting(line)
+    assert json.loads(line) == found
 
 
 class Speaker:

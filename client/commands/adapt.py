@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from client.commands import options as o
+from client.commands.outcome import outcome, plan_of, took
 from client.commands.reading import read_items, read_options
 from client.commands.training_run import Spent, learner_for, new_state, say_cost, store, train
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory
 from client.terminal.console import print_line, progress_bars, say
+from client.terminal.document import gives
 from proper_model.tasks import (
     Depth,
     HistoryItem,
@@ -26,6 +28,7 @@ from proper_model.tasks import (
 )
 
 if TYPE_CHECKING:
+    from client.person.cost import Cost
     from client.person.learner import Learner
     from client.person.state import PersonalState
     from client.person.workspace import Workspace
@@ -37,6 +40,7 @@ Chosen = tuple[Task, tuple[HistoryItem, ...]]
 Plan = Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")]
 
 
+@gives("adapt")
 def adapt(
     context: typer.Context,
     history: o.History,
@@ -58,7 +62,7 @@ def adapt(
     recompute: o.Recompute = False,
     plan: Plan = False,
     resume: o.Resume = False,
-) -> None:
+) -> dict[str, Any]:
     """Train your private adapter from your whole HISTORY; what was stored before stays until done.
 
     Ctrl-C stops it; the same command with --resume goes on.
@@ -85,12 +89,12 @@ def adapt(
     first = None if workspace.has_vault else chosen_items(None, newest)
     asked = Asked(first, chosen_items, privacy)
     if plan:
-        say_plan(workspace, asked, memory)
-        return
+        return {"plan": plan_of(say_plan(workspace, asked, memory))}
     trained, name, least, spent = train_whole(workspace, newest, asked, memory, resume=resume)
     say_outcome(trained, name, least)
     say_comparison(trained, name)
     spent.say()
+    return outcome(trained, name, least) | {"took": took(spent)}
 
 
 @dataclass(frozen=True)
@@ -135,9 +139,11 @@ def train_whole(
         say_left_without(before, state)
         with learner_for(workspace, bundle, state, memory) as learner:
             say_room(learner, chosen, items)
-            say_cost(workspace, learner, histories, memory, compared=chosen.name)
+            cost = say_cost(workspace, learner, histories, memory, compared=chosen.name)
             step = partial(adapting.adapt_comparing, chosen.name)
-            trained, spent = train(vault, learner, state, histories, "adapt", step, resume=resume)
+            trained, spent = train(
+                vault, learner, state, histories, "adapt", step, cost, resume=resume
+            )
             least = learner.least_items
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
     return trained, chosen.name, least, spent
@@ -176,7 +182,7 @@ def choose_task(
     return chosen if retrieve is None else replace(chosen, retrieve=retrieve)
 
 
-def say_plan(workspace: Workspace, asked: Asked, memory: Memory) -> None:
+def say_plan(workspace: Workspace, asked: Asked, memory: Memory) -> Cost:
     """What adapting would cost. Nothing is changed."""
     from client.person import adapting
     from client.person.item_promise import check_promise, privacy_after
@@ -192,7 +198,7 @@ def say_plan(workspace: Workspace, asked: Asked, memory: Memory) -> None:
             check_promise(privacy, {chosen.name: (chosen, items)})
         say_room(learner, chosen, items)
         histories = {**known, chosen.name: (chosen, items)}
-        say_cost(workspace, learner, histories, memory, compared=chosen.name)
+        return say_cost(workspace, learner, histories, memory, compared=chosen.name)
 
 
 def say_dropped(state: PersonalState, name: str, items: Sequence[HistoryItem]) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from client.commands import options as o
 from client.terminal.console import print_line, print_table, progress_bars, say
+from client.terminal.document import gives
 from client.terminal.tables import Table
 
 app = typer.Typer(
     help="Install and check releases: the frozen model that your adapter is trained over.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -37,7 +36,13 @@ Base = Annotated[
 
 
 @app.command()
-def add(context: typer.Context, source: Source, root: Root = None, base: Base = None) -> None:
+@gives("bundle add")
+def add(
+    context: typer.Context,
+    source: Source,
+    root: Root = None,
+    base: Base = None,
+) -> dict[str, Any]:
     """Install a release after verification; older ones are refused, a broken download goes on.
 
     It and `verify` open a connection for an address; of the other commands only `base add` and `start`
@@ -54,24 +59,31 @@ def add(context: typer.Context, source: Source, root: Root = None, base: Base = 
         say(f"warning: {warning}")
     what = "installed" if added.changed else "installed already"
     print_line(f"release {added.bundle.version} ({added.bundle.bundle_id[:16]}) {what}")
+    return {
+        "release_version": added.bundle.version,
+        "bundle_id": added.bundle.bundle_id,
+        "changed": added.changed,
+        "notes": list(added.notes),
+        "warnings": [str(one) for one in added.bundle.warnings],
+    }
 
 
 @app.command("list")
-def list_(context: typer.Context, as_json: o.AsJson = False) -> None:
+@gives("bundle list")
+def list_(context: typer.Context, as_json: o.AsJson = False) -> dict[str, Any]:
     """List the releases on this machine."""
     from client.releases.installed_list import list_bundles
 
     rows = list_bundles(o.workspace(context).home)
+    found = {"releases": [dataclasses.asdict(row) for row in rows]}
     if as_json:
-        for row in rows:
-            print_line(json.dumps(dataclasses.asdict(row), sort_keys=True))
-        return
+        return found
     if not rows:
         print_line(
             "no release is installed; add one with: proper bundle add PATH_OR_URL, or make your own with: "
             "proper start"
         )
-        return
+        return found
     header = ("", "version", "id", "task", "preset", "base", "expires", "size")
     lines = tuple(
         (
@@ -90,9 +102,11 @@ def list_(context: typer.Context, as_json: o.AsJson = False) -> None:
     for row in rows:
         for warning in row.warnings:
             say(f"warning: {row.short_id}: {warning}")
+    return found
 
 
 @app.command()
+@gives("bundle verify")
 def verify(
     context: typer.Context,
     source: Annotated[
@@ -100,7 +114,7 @@ def verify(
     ] = None,
     root: Root = None,
     base: Base = None,
-) -> None:
+) -> dict[str, Any]:
     """Check a release, signature and every byte, without installing it."""
     from client.releases.verify import verify_bundle
 
@@ -115,3 +129,12 @@ def verify(
         f"release {found.manifest.version} ({found.bundle_id[:16]}, {found.relation}): "
         f"{len(found.manifest.files)} files, {o.readable_bytes(found.size_bytes)}, all as signed"
     )
+    return {
+        "release_version": found.manifest.version,
+        "bundle_id": found.bundle_id,
+        "relation": found.relation,
+        "files": len(found.manifest.files),
+        "size_bytes": found.size_bytes,
+        "notes": list(found.notes),
+        "warnings": [str(one) for one in found.warnings],
+    }

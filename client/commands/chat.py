@@ -11,7 +11,7 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ from client.commands import options as o
 from client.commands.generate import MAX_QUESTION_BYTES, personal_model
 from client.person.workspace import Memory
 from client.terminal.console import asks, remarks, say, say_as_it_is, say_error, stdin_bytes
+from client.terminal.document import gives, session_of
 from client.terminal.terminal_text import for_stdout
 from proper_model.errors import ConfigError, DataError, ProperError
 from proper_model.tasks import counted, parse_depth
@@ -72,6 +73,7 @@ MaxTokens = Annotated[
 ]
 
 
+@gives("chat")
 def chat(
     context: typer.Context,
     stage: o.Stage = None,
@@ -83,11 +85,12 @@ def chat(
     max_tokens: MaxTokens = None,
     retrieve: o.Retrieve = None,
     max_memory: o.MaxMemory = None,
-) -> None:
+) -> dict[str, Any]:
     """Talk with your own model, line by line; nothing of it is stored.
 
     Answers stream; Ctrl-C stops one, Ctrl-D ends. /help lists commands such as /stage, /system and
-    /reset. Of a pipe every line is a message, and answers go to stdout.
+    /reset. Of a pipe every line is a message, and answers go to stdout; with --json they come at the end,
+    as one document.
     """
     if not temperature and (top_p is not None or seed is not None):
         raise ConfigError(
@@ -109,11 +112,13 @@ def chat(
         for line in _typed() if typed else _piped():
             try:
                 if not _take(talk, line, ctrl_c):
-                    return
+                    break
             except ProperError as error:
                 if not typed:  # a script must learn of it
+                    session_of().found = talk.found()
                     raise
                 say_error(error)
+    return talk.found()
 
 
 def _sampling(temperature: float | None, top_p: float | None, seed: int | None) -> Sampling | None:
@@ -133,6 +138,7 @@ class Talk:
     Attributes:
         said: messages of user and assistant in turn, whose last one was answered.
         asked_as: how the message before was put to the model.
+        answers: all there were, those of earlier conversations too.
     """
 
     mine: Personal
@@ -142,6 +148,11 @@ class Talk:
     max_tokens: int | None
     said: list[Message] = field(default_factory=list)
     asked_as: Wording | None = None
+    answers: list[dict[str, Any]] = field(default_factory=list)
+
+    def found(self) -> dict[str, Any]:
+        """What a program reads of it."""
+        return {"task": self.mine.task.name, "answers": self.answers}
 
     def answer(self, text: str) -> Generator[str, None, None]:
         """The answer to a message, in pieces; what was said of it stays, however it ended."""
@@ -165,6 +176,8 @@ class Talk:
         finally:
             if pieces:
                 self.said.append(Message("assistant", "".join(pieces)))
+                told = {"stage": self.stage, "wording": self.asked_as, "text": "".join(pieces)}
+                self.answers.append(told)
             else:  # nothing was answered, so it was never said
                 self.said.pop()
 

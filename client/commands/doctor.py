@@ -11,17 +11,20 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from client.commands import options as o
 from client.home import Home
 from client.terminal.console import print_table
+from client.terminal.document import gives
+from client.terminal.session import Session
 from client.terminal.tables import Table
 from proper_model.errors import ProperError, UnfitError
 
@@ -45,14 +48,29 @@ class Finding:
     told: str
 
 
-def doctor(context: typer.Context) -> None:
+@gives("doctor")
+def doctor(context: typer.Context, as_json: o.AsJson = False) -> dict[str, Any]:
     """Check software, folder, release, vault and machine. Needs no key, tells nothing private."""
-    found = examine(o.workspace(context).home)
-    rows = tuple((SIGNS[one.ok], one.name, one.told) for one in found)
-    print_table(Table("proper doctor", ("", "what", "found"), rows, labels=3))
+    session = context.ensure_object(Session)
+    found = [*_settings(session), *examine(o.home(context))]
+    session.found = {"findings": [asdict(one) for one in found]}
+    if not as_json:
+        rows = tuple((SIGNS[one.ok], one.name, one.told) for one in found)
+        print_table(Table("proper doctor", ("", "what", "found"), rows, labels=3))
     broken = [one.name for one in found if one.ok is False]
     if broken:
         raise UnfitError(f"to be mended: {', '.join(broken)}", hint="the table says what was found")
+    return dict(session.found)
+
+
+def _settings(session: Session) -> Iterator[Finding]:
+    """The file of settings, and what variables say."""
+    if session.fault is not None:
+        told = "; ".join(filter(None, (session.fault.message, session.fault.hint)))
+        yield Finding("settings", ok=False, told=told)
+        return
+    there = session.settings_file.exists()
+    yield Finding("settings", ok=True if there else None, told="read" if there else "no file")
 
 
 def examine(home: Home) -> list[Finding]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import time
+from typing import Any
 
 import typer
 
 from client.commands import options as o
-from client.commands.training_run import check_limit, learner_for
+from client.commands.outcome import took
+from client.commands.training_run import Spent, learner_for, say_cost
 from client.person.stores import VaultStore
 from client.person.workspace import Memory
 from client.terminal.console import print_line, print_table, say
+from client.terminal.document import gives
 from client.terminal.tables import Table
 
 STAGE_NAMES = {"1": "1 population", "2": "2 group", "3": "3 personal"}
@@ -29,6 +32,7 @@ METRIC_NAMES = {
 }
 
 
+@gives("evaluate")
 def evaluate(
     context: typer.Context,
     task: o.StoredTask = None,
@@ -36,13 +40,12 @@ def evaluate(
     base_weights: o.BaseWeights = None,
     recompute: o.Recompute = False,
     as_json: o.AsJson = False,
-) -> None:
+) -> dict[str, Any]:
     """Train once more without your newest items, ask about them, and say what it brought.
 
     Costs about as much as adapt; stores nothing.
     """
-    from client.person import adapting, evaluation
-    from client.person.cost import memory_needed
+    from client.person import evaluation
 
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
@@ -51,16 +54,20 @@ def evaluate(
     name, _ = state.task_named(task)
     bundle = workspace.bundle_of(state)
     with learner_for(workspace, bundle, state, memory) as learner:
-        check_limit(memory_needed(learner, adapting.histories_of(state)), memory)
-        found = evaluation.evaluate(learner, state, name)
+        cut = evaluation.cut(learner, state, name)
+        cost = say_cost(workspace, learner, cut.histories, memory, stored=False)
+        begin = time.monotonic()
+        found = evaluation.evaluate(learner, state, name, cut)
+        spent = Spent.since(begin, cost)
+    spent.say()
+    told = {
+        "took": took(spent),
+        "task": name,
+        "verdict": found.verdict(),
+        "warnings": list(vault.warnings),
+    }
     if as_json:
-        plain = dataclasses.asdict(found) | {
-            "task": name,
-            "verdict": found.verdict(),
-            "warnings": vault.warnings,
-        }
-        print_line(json.dumps(plain, sort_keys=True))
-        return
+        return dataclasses.asdict(found) | told
     metrics = list(next(iter(found.scores.values())))
     rows = [
         (STAGE_NAMES[stage], *(f"{scores[metric]:.3f}" for metric in metrics))
@@ -73,3 +80,4 @@ def evaluate(
     print_table(Table(title, ("stage", *(METRIC_NAMES.get(m, m) for m in metrics)), tuple(rows)))
     print_line(found.verdict())
     say("by chance alone: how often stages that are alike would differ as much; below 5 % counts")
+    return told

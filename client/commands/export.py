@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from client.export.formats import ADAPTERS, Format, check_writable, write_format
 from client.person.stores import VaultStore
 from client.person.workspace import Workspace
 from client.terminal.console import print_line, progress_bars, say
+from client.terminal.document import gives
 from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, ExportError
 from proper_model.tasks import ALL, Depth, counted
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from client.export.request import Exported
     from client.person.state import PersonalState, Report
     from client.releases.store import InstalledBundle
+    from proper_model.export import FoldReport
     from proper_model.release.contents import Release
     from proper_model.settings import BaseWeights
 
@@ -59,6 +61,7 @@ BackupPassphrase = Annotated[
 ]
 
 
+@gives("export")
 def export(
     context: typer.Context,
     kind: Kind,
@@ -67,7 +70,7 @@ def export(
     approximate: Approximate = False,
     with_base: WithBase = False,
     backup_passphrase_file: BackupPassphrase = None,
-) -> None:
+) -> dict[str, Any]:
     """Write your adapter for other programs, or a backup of everything.
 
     All but the backup are not encrypted: whoever has them has what the adapter knows of you.
@@ -93,8 +96,24 @@ def export(
     state = VaultStore(vault).read()
     if kind is Format.BACKUP:
         export_backup(state, out, backup_passphrase_file, weak=workspace.keys.weak)
-        return
-    export_model(workspace, state, kind, out, task, approximate=approximate, with_base=with_base)
+        return told(kind, out, out.stat().st_size)
+    done = export_model(
+        workspace, state, kind, out, task, approximate=approximate, with_base=with_base
+    )
+    return told(kind, out, done.size_bytes, done.report)
+
+
+def told(
+    kind: Format, out: Path, size_bytes: int, lost: FoldReport | None = None
+) -> dict[str, Any]:
+    """An export as its document has it."""
+    return {
+        "format": kind.value,
+        "place": str(out),
+        "size_bytes": size_bytes,
+        "exact_nll": None if lost is None else lost.exact_nll,
+        "folded_nll": None if lost is None else lost.folded_nll,
+    }
 
 
 def export_backup(
@@ -137,7 +156,7 @@ def export_model(
     *,
     approximate: bool,
     with_base: bool = False,
-) -> None:
+) -> Exported:
     """One LoRA or a whole model, by way of a fold: stage 3, or stage 2 of whoever has no adapter.
 
     Raises ExportError where all that there is would be others' too.
@@ -185,6 +204,7 @@ def export_model(
     say_depth(own.task.retrieve)
     tell(done, kind, embedded=bundle.manifest.base_reference is None, with_base=with_base)
     say_private(task_state.report)
+    return done
 
 
 def say_depth(depth: Depth) -> None:

@@ -17,15 +17,17 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 import typer
 
 from client.commands import options as o
+from client.commands.outcome import took
 from client.commands.training_run import learner_for, say_cost, train
 from client.person.stores import VaultStore
 from client.person.workspace import Memory
 from client.terminal.console import agreed, print_line, say, stdin_bytes
+from client.terminal.document import gives
 from proper_model.data import date_key
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks import HistoryItem, counted
@@ -59,6 +61,7 @@ Everything = Annotated[bool, typer.Option("--all", help="Everything, keys includ
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before removing everything.")]
 
 
+@gives("forget")
 def forget(
     context: typer.Context,
     items: Items = None,
@@ -69,7 +72,7 @@ def forget(
     base_weights: o.BaseWeights = None,
     recompute: o.Recompute = False,
     resume: o.Resume = False,
-) -> None:
+) -> dict[str, Any]:
     """Remove items from your history and train again without them, or remove everything.
 
     After forgetting items the adapter is what it would be had they never been there; the stored
@@ -79,8 +82,7 @@ def forget(
     if bool(items) == everything:
         raise ConfigError("say what to forget: --items WHICH, or --all")
     if everything:
-        forget_everything(context, yes=yes)
-        return
+        return forget_everything(context, yes=yes)
     from client.person import adapting
     from client.person.item_promise import promise_sentences
 
@@ -98,9 +100,11 @@ def forget(
         left = adapting.without(state, name, gone)
         histories = adapting.histories_of(left)
         with learner_for(workspace, bundle, state, memory) as learner:
-            say_cost(workspace, learner, histories, memory, alone=True)
+            cost = say_cost(workspace, learner, histories, memory, alone=True)
             step = partial(adapting.adapt, changed=name)
-            trained, spent = train(vault, learner, left, histories, "forget", step, resume=resume)
+            trained, spent = train(
+                vault, learner, left, histories, "forget", step, cost, resume=resume
+            )
         VaultStore(vault).write_without(trained, task=name, items=len(gone))
     print_line(
         f"Forgot {counted(len(gone), 'item')}; {counted(len(trained.tasks[name].items), 'item')} "
@@ -111,16 +115,23 @@ def forget(
         print_line(sentence)
     print_line(REMAINS)
     spent.say()
+    return {
+        "everything": False,
+        "task": name,
+        "forgotten": len(gone),
+        "items": len(trained.tasks[name].items),
+        "took": took(spent),
+    }
 
 
-def forget_everything(context: typer.Context, *, yes: bool) -> None:
+def forget_everything(context: typer.Context, *, yes: bool) -> dict[str, Any]:
     """Remove the vault and its keys. The release and the trust root stay: they are not private."""
     from client.vault.opening import destroy_vault
 
     workspace = o.workspace(context)
     if not workspace.has_vault and not workspace.home.vault.exists():
         print_line("Nothing private is stored here.")
-        return
+        return {"everything": True, "changed": False, "warnings": []}
     if not yes and not agreed("Remove your history, adapter and keys for good?"):
         raise typer.Abort
     with workspace.home.working():
@@ -129,6 +140,7 @@ def forget_everything(context: typer.Context, *, yes: bool) -> None:
         say(f"warning: {remark}")
     print_line("Everything private is removed, keys included.")
     print_line(REMAINS)
+    return {"everything": True, "changed": True, "warnings": list(remarks)}
 
 
 def select_items(items: Sequence[HistoryItem], selectors: Iterable[str]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from client.history.text_input import shown_name
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory, Workspace
 from client.terminal.console import progress_bars, say, stdin_bytes
+from client.terminal.document import gives
 from client.terminal.terminal_text import for_stdout, json_line
 from proper_model.data import whole_text
 from proper_model.errors import ConfigError, DataError
@@ -48,6 +49,7 @@ Output = Annotated[Path | None, typer.Option("--output", help="JSONL to write; m
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1)]
 
 
+@gives("generate")
 def generate(
     context: typer.Context,
     text: Text = None,
@@ -58,12 +60,18 @@ def generate(
     output: Output = None,
     retrieve: o.Retrieve = None,
     max_memory: o.MaxMemory = None,
-) -> None:
+    as_json: o.AsJson = False,
+) -> dict[str, Any]:
     """Answer TEXT as your own model would; --stage 1 or 2 shows what others would get."""
     if (text is None) == (source is None):
         raise ConfigError("give a question, or a file with --input")
     if output is not None and source is None:
         raise ConfigError("--output goes with --input")
+    if as_json and source is not None and output is None:
+        raise ConfigError(
+            "--input prints JSON already, a line an answer, as they come",
+            hint="leave --json out, or name a file with --output",
+        )
     if text is not None and any("\ud800" <= sign <= "\udfff" for sign in text):
         # What Python makes of bytes in an argument that are no text; no tokenizer takes it.
         raise DataError("the question is not UTF-8 text", hint="give it in UTF-8, or with --input")
@@ -74,16 +82,26 @@ def generate(
     if source is not None:
         with open_questions(source) as questions:
             mine = personal_model(workspace, task, memory, depth)
-            answer_all(mine, questions, stage or mine.stages[-1], max_tokens, output)
-        return
+            chosen = stage or mine.stages[-1]
+            count = answer_all(mine, questions, chosen, max_tokens, output)
+        return {
+            "stage": chosen,
+            "answers": count,
+            "output": None if output is None else str(output),
+        }
     if text == "-":
         text = read_stdin()
     assert text is not None
     mine = personal_model(workspace, task, memory, depth)
-    for piece in mine.generate(text, stage=stage or mine.stages[-1], max_tokens=max_tokens):
-        sys.stdout.write(for_stdout(piece))
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    chosen, pieces = stage or mine.stages[-1], []
+    for piece in mine.generate(text, stage=chosen, max_tokens=max_tokens):
+        pieces.append(piece)
+        if not as_json:
+            sys.stdout.write(for_stdout(piece))
+            sys.stdout.flush()
+    if not as_json:
+        sys.stdout.write("\n")
+    return {"stage": chosen, "answer": "".join(pieces)}
 
 
 @dataclass(frozen=True)
@@ -152,8 +170,11 @@ def _rows(handle: IO[bytes], name: str) -> Iterator[Asked]:
 
 def answer_all(
     mine: Any, questions: Questions, stage: str, max_tokens: int | None, output: Path | None
-) -> None:
-    """A line of JSON for every question: on stdout at once, or in a file that appears when whole."""
+) -> int:
+    """A line of JSON for every question: on stdout at once, or in a file that appears when whole.
+
+    Returns how many.
+    """
     from proper_model.storage.durable import create_file
     from proper_model.storage.files import storage_errors
 
@@ -172,10 +193,11 @@ def answer_all(
             for line in lines():
                 sys.stdout.write(line)
                 sys.stdout.flush()
-            return
+            return done
         with storage_errors(output):
             create_file(output, (line.encode() for line in lines()))
     say(f"{counted(done, 'answer')} in {output}")
+    return done
 
 
 def personal_model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from client.commands.export import BACKUP_OPTION, BackupPassphrase
 from client.commands.training_run import store
 from client.person.stores import VaultStore
 from client.terminal.console import agreed, asks, print_line, progress_bars, say
+from client.terminal.document import gives
 from client.vault.passphrases import ask_passphrase, read_passphrase
 from proper_model.errors import ConfigError, PassphraseError, VaultError, VaultForeignError
 from proper_model.tasks import counted
@@ -30,13 +31,14 @@ Replace = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", help="Replace also where something is lost by it.")]
 
 
+@gives("import")
 def import_backup(
     context: typer.Context,
     backup: Annotated[Path, typer.Argument(metavar="FILE", help="A backup of proper export.")],
     backup_passphrase_file: BackupPassphrase = None,
     replace: Replace = False,
     yes: Yes = False,
-) -> None:
+) -> dict[str, Any]:
     """Bring a backup to this machine; it is encrypted under this machine's own key.
 
     A backup that this version cannot work with is refused, and what is stored here stays.
@@ -66,13 +68,15 @@ def import_backup(
             agree_to_replace(vault, state, content.created, yes=yes)
         store(vault, state, what="import", task=", ".join(sorted(state.tasks)), items=items)
     print_line(f"Imported {counted(len(state.tasks), 'task')} with {counted(items, 'item')}.")
+    told = {"tasks": sorted(state.tasks), "items": items, "release_here": True}
     with suppress(VaultForeignError):
         workspace.bundle_of(state)  # says so if it is an older one
-        return
+        return told
     say(
         f"it was made over release {state.bundle_version} ({state.bundle_id[:16]}), which is not "
         f"here; installed is {bundle.version} ({bundle.bundle_id[:16]}): run proper rebase"
     )
+    return told | {"release_here": False}
 
 
 def opened_backup(path: Path, passphrase_file: Path | None) -> Backup:

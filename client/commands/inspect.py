@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +12,9 @@ from client.commands import options as o
 from client.person.stores import VaultStore
 from client.person.workspace import Workspace
 from client.terminal.console import print_line, print_table, progress_bars
+from client.terminal.document import gives
 from client.terminal.tables import Table
-from client.terminal.terminal_text import for_stdout, json_line, preview
+from client.terminal.terminal_text import for_stdout, preview
 from proper_model.data import date_key
 from proper_model.settings import presets
 from proper_model.tasks import counted
@@ -81,12 +81,13 @@ ShowItems = Annotated[
 ]
 
 
+@gives("inspect")
 def inspect(
     context: typer.Context,
     task: o.StoredTask = None,
     items: ShowItems = False,
     as_json: o.AsJson = False,
-) -> None:
+) -> dict[str, Any]:
     """Show the adapter's size and norm, its data in counts, its release and age, and its experts.
 
     Routing weights say much about a person: this is for your own eyes.
@@ -96,16 +97,14 @@ def inspect(
     state = VaultStore(vault).read()
     name, task_state = state.task_named(task)
     if items:
-        list_items(task_state, as_json=as_json)
-        return
+        return list_items(task_state, shown=not as_json)
     facts = adapter_facts(state, name, task_state)
     routing, (weight, temperature) = stage_three(workspace, state, name)
     if as_json:
         events = [dataclasses.asdict(event) for event in state.events]
         answers = {"stage3_weight": weight, "temperature": temperature}
-        told = {"routing": routing, "events": events, "warnings": vault.warnings}
-        print_line(json.dumps(facts | answers | told, sort_keys=True))
-        return
+        told = {"routing": routing, "events": events, "warnings": list(vault.warnings)}
+        return facts | answers | told
     print_table(Table("Your adapter", ("", ""), fact_rows(facts), labels=2))
     print_events(state)
     if routing is not None and (weight, temperature) != (1, 1):
@@ -118,7 +117,7 @@ def inspect(
         none_yet = "Stage 3 is not there yet, so there is no routing of your own to show."
         never = presets.POPULATION_ONLY_NOTE.capitalize() + "."
         print_line(none_yet if routing is None else never)
-        return
+        return facts
     experts = len(next(iter(routing.values())))
     table = Table(
         f"Where your last {counted(min(ROUTED_ITEMS, len(task_state.items)), 'item')} went",
@@ -127,6 +126,7 @@ def inspect(
     )
     print_table(table)
     print_line("Expert n of one linear has nothing to do with expert n of another.")
+    return facts
 
 
 def adapter_facts(state: PersonalState, name: str, task: TaskState) -> dict[str, Any]:
@@ -188,19 +188,18 @@ def print_events(state: PersonalState) -> None:
     )
 
 
-def list_items(task: TaskState, *, as_json: bool) -> None:
+def list_items(task: TaskState, *, shown: bool = True) -> dict[str, Any]:
     """Numbers, ids, dates and the first words of every item."""
     rows = [
         (str(number), item.id, item.date or "", preview(item.fields, PREVIEW))
         for number, item in enumerate(task.items, start=1)
     ]
-    if as_json:
-        keys = ("number", "id", "date", "preview")
-        for row in rows:
-            print_line(json_line(dict(zip(keys, row, strict=True))))
-        return
-    cells = tuple(tuple(map(for_stdout, row)) for row in rows)
-    print_table(Table("Your items", ("number", "id", "date", "begins"), cells, labels=4))
+    if shown:
+        cells = tuple(tuple(map(for_stdout, row)) for row in rows)
+        print_table(Table("Your items", ("number", "id", "date", "begins"), cells, labels=4))
+    keys = ("number", "id", "date", "preview")
+    listed = [dict(zip(keys, (int(row[0]), *row[1:]), strict=True)) for row in rows]
+    return {"listed": listed}
 
 
 def stage_three(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from client.terminal.console import asks, print_line, say, say_error
+from client.terminal.document import gives
 from proper_model.errors import ConfigError, StorageError, TaskError
 from proper_model.storage.durable import create_file
 from proper_model.storage.files import storage_errors
@@ -47,14 +48,17 @@ Metric = Annotated[
 ]
 
 
+@gives("new-task")
 def new_task(
-    out: Out, name: Name = None, item: Item = None, answer: Answer = None, metric: Metric = None
-) -> None:
+    out: Out,
+    name: Name = None,
+    item: Item = None,
+    answer: Answer = None,
+    metric: Metric = None,
+) -> dict[str, Any]:
     """Write a task file: four questions, of which options answer some beforehand.
 
     A file that is there is never written over.
-
-    Example: proper new-task moods.toml --name moods --item '{text} mood: {mood}' --answer 'calm, angry'
     """
     target = _place(out)
     task = _answered(name, item, answer, metric)
@@ -67,6 +71,7 @@ def new_task(
     say(f"a history for it has the fields {fields}: JSON, JSONL or CSV, an item a line")
     say(f"next: proper start --base BASE --task {shlex.quote(str(out))}")
     print_line(str(out))
+    return {"file": str(out), "task": task.name, "fields": sorted(task.required_fields)}
 
 
 def _answered(name: str | None, item: str | None, answer: str | None, metric: str | None) -> Task:

@@ -3,14 +3,72 @@
 from __future__ import annotations
 
 import math
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from client.commands import completing
 from client.home import Home
 from client.person.workspace import Keys, Workspace
-from client.terminal.command_line import Session
+from client.settings.names import SETTINGS
+from client.terminal import document
+from client.terminal.session import Session
 from proper_model.errors import ConfigError
+
+
+class Unlock(StrEnum):
+    """Where the vault's key comes from when no file is named."""
+
+    AUTO = "auto"
+    KEYRING = "keyring"
+    ASK = "ask"
+
+
+# What stands before every command.
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Another file of settings (proper config)."),
+]
+HomeFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--home", envvar=SETTINGS["home"].variable, help="Folder for everything that is kept."
+    ),
+]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        envvar=SETTINGS["passphrase_file"].variable,
+        help="A file whose first line is the passphrase, instead of asking.",
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file", envvar=SETTINGS["key_file"].variable, help="A key file of the vault."
+    ),
+]
+UnlockBy = Annotated[
+    Unlock | None,
+    typer.Option(
+        "--unlock",
+        envvar=SETTINGS["unlock"].variable,
+        help="Where the key comes from without a file. (default: auto)",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=1024,
+        envvar=SETTINGS["threads"].variable,
+        help="How many threads compute. (default: as many as help)",
+    ),
+]
 
 History = Annotated[
     str,
@@ -24,6 +82,7 @@ TaskName = Annotated[
     str | None,
     typer.Option(
         "--task",
+        autocompletion=completing.task,
         metavar="T",
         help="Which question your items answer: a shipped task, a TOML file, or a task adapted "
         "before. (default: the release's)",
@@ -33,6 +92,7 @@ StoredTask = Annotated[
     str | None,
     typer.Option(
         "--task",
+        autocompletion=completing.task,
         metavar="T",
         help="One of the tasks that you adapted: its name or its TOML file. (default: the only one)",
     ),
@@ -40,7 +100,9 @@ StoredTask = Annotated[
 Form = Annotated[
     str | None,
     typer.Option(
-        "--form", help="json, jsonl, csv, lamp, whatsapp or clippings. (default: recognized)"
+        "--form",
+        autocompletion=completing.one_of("json", "jsonl", "csv", "lamp", "whatsapp", "clippings"),
+        help="json, jsonl, csv, lamp, whatsapp or clippings. (default: recognized)",
     ),
 ]
 Columns = Annotated[
@@ -62,7 +124,13 @@ Scale = Annotated[
 ]
 DateOrder = Annotated[
     str | None,
-    typer.Option("--date-order", metavar="ORDER", help="dmy or mdy, for dates such as 03/04/2024."),
+    typer.Option(
+        "--date-order",
+        autocompletion=completing.one_of("dmy", "mdy"),
+        metavar="ORDER",
+        envvar=SETTINGS["date_order"].variable,
+        help="dmy or mdy, for dates such as 03/04/2024.",
+    ),
 ]
 NoDate = Annotated[
     bool, typer.Option("--no-date", help="Read no dates; the file's order counts, oldest first.")
@@ -74,16 +142,28 @@ Yes = Annotated[
     bool, typer.Option("--yes", help="Take what a known export is said to hold; do not ask.")
 ]
 MaxItems = Annotated[
-    int | None, typer.Option("--max-items", min=1, help="Use only the newest items.")
+    int | None,
+    typer.Option(
+        "--max-items",
+        min=1,
+        envvar=SETTINGS["max_items"].variable,
+        help="Use only the newest items.",
+    ),
 ]
 Lenient = Annotated[
-    bool, typer.Option("--lenient", help="Leave faulty items out instead of stopping.")
+    bool,
+    typer.Option(
+        "--lenient/--no-lenient",
+        envvar=SETTINGS["lenient"].variable,
+        help="Leave faulty items out instead of stopping.",
+    ),
 ]
 MaxMemory = Annotated[
     float | None,
     typer.Option(
         "--max-memory",
         metavar="GIB",
+        envvar=SETTINGS["max_memory"].variable,
         help="What the whole program may take of main memory; a GPU's own is used as far as free.",
     ),
 ]
@@ -91,12 +171,18 @@ BaseWeights = Annotated[
     str | None,
     typer.Option(
         "--base-weights",
+        autocompletion=completing.one_of("full", "8bit", "4bit"),
+        envvar=SETTINGS["base_weights"].variable,
         help="full, 8bit or 4bit: how the frozen base is held. (default: as when you adapted)",
     ),
 ]
 Recompute = Annotated[
     bool,
-    typer.Option("--recompute", help="Recompute activations: less memory, about half more time."),
+    typer.Option(
+        "--recompute/--no-recompute",
+        envvar=SETTINGS["recompute"].variable,
+        help="Recompute activations: less memory, about half more time.",
+    ),
 ]
 Retrieve = Annotated[
     str | None,
@@ -128,18 +214,35 @@ PrivateDelta = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Stage = Annotated[
     str | None,
-    typer.Option("--stage", help="1 population, 2 group, 3 personal. (default: the highest)"),
+    typer.Option(
+        "--stage",
+        autocompletion=completing.one_of("1", "2", "3"),
+        help="1 population, 2 group, 3 personal. (default: the highest)",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on stdout.")]
+
+AsJson = document.AsJson
 
 
 def workspace(context: typer.Context) -> Workspace:
-    """The folder and keys that the options before the command name."""
+    """The folder and keys that the options before the command name. Raises what is wrong with settings."""
     session = context.ensure_object(Session)
-    keys = Keys(session.passphrase_file, session.key_file, session.weak_passphrase)
-    home = Home.find(session.home)
-    home.check_folder()
-    return Workspace(home, keys)
+    if session.fault is not None:
+        raise session.fault
+    keys = Keys(
+        session.passphrase_file,
+        session.key_file,
+        session.weak_passphrase,
+        session.unlock or "auto",
+    )
+    return Workspace(home(context), keys, threads=session.threads)
+
+
+def home(context: typer.Context) -> Home:
+    """The folder alone, whatever is wrong with settings. Raises StorageError if it is none."""
+    found = Home.find(context.ensure_object(Session).home)
+    found.check_folder()
+    return found
 
 
 def columns_of(pairs: list[str] | None) -> dict[str, str]:
@@ -173,13 +276,3 @@ def readable_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
-
-
-def readable_seconds(seconds: float) -> str:
-    """95 -> '1 min 35 s'; hours beyond."""
-    whole = max(1, round(seconds))
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -11,6 +11,7 @@ import typer
 from client.commands import options as o
 from client.person.workspace import Memory
 from client.terminal.console import print_line, progress_bars, say
+from client.terminal.document import print_document
 from proper_model.tasks import parse_depth
 
 Port = Annotated[int, typer.Option("--port", help="0 takes any free one.")]
@@ -31,6 +32,7 @@ def serve(
     token_file: TokenFile = None,
     retrieve: o.Retrieve = None,
     max_memory: o.MaxMemory = None,
+    as_json: o.AsJson = False,
 ) -> None:
     """Answer on this machine as OpenAI's completions do, and show a small page.
 
@@ -54,7 +56,11 @@ def serve(
         session = ServedPerson(workspace, vault, task, memory, retrieve=depth)
 
     def ready(url: str) -> None:
-        print_line(page_address(url, token))
+        page = page_address(url, token)
+        if as_json:
+            print_document("serve", {"page": page, "api": f"{url}/v1", "token": token})
+        else:
+            print_line(page)
         sys.stdout.flush()  # whoever reads it from a pipe or file waits for it
         say(f"completions at {url}/v1; the token is the part after the # of the page's address")
         say("Ctrl-C ends it")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from client.commands import completing
 from client.commands import options as o
 from client.terminal.console import print_line, progress_bars, say
+from client.terminal.document import gives
 from proper_model.errors import TaskError
 from proper_model.tasks import Task, load_task
 
@@ -22,6 +24,7 @@ Base = Annotated[
     str,
     typer.Option(
         "--base",
+        autocompletion=completing.base,
         metavar="BASE",
         help="The language model: its folder, FILE.gguf, or a name that `base list` shows (smollm2).",
         show_default=False,
@@ -31,6 +34,7 @@ AskedTask = Annotated[
     str,
     typer.Option(
         "--task",
+        autocompletion=completing.task,
         metavar="T",
         help="What your items ask and answer: a shipped task, or a TOML file (`new-task` writes one).",
         show_default=False,
@@ -40,6 +44,7 @@ Profile = Annotated[
     str | None,
     typer.Option(
         "--profile",
+        autocompletion=completing.profile,
         help="How your adapter is trained: a shipped profile or a TOML file. (default: by the base's size)",
     ),
 ]
@@ -56,6 +61,7 @@ Out = Annotated[
 ]
 
 
+@gives("start")
 def start(
     context: typer.Context,
     base: Base,
@@ -63,13 +69,11 @@ def start(
     profile: Profile = None,
     template: TemplateSet = None,
     out: Out = None,
-) -> None:
+) -> dict[str, Any]:
     """Begin without a coordinator: make a release of your own over any base, and install it.
 
     Nobody was pooled for it, so all that personalizes is your adapter; its key is thrown away after
     signing. A publisher's release may take its place: proper bundle add, then proper rebase.
-
-    Example: proper start --base smollm2 --task politeness_ratings
     """
     from client.bases.finding import folder_of
     from client.releases.own import (
@@ -107,6 +111,17 @@ def start(
     fields = ", ".join(sorted(chosen.required_fields))
     say(f"next: proper adapt HISTORY, a file of items with the fields {fields}")
     say("for a publisher's release later: proper bundle add PATH_OR_URL, then proper rebase")
+    return {
+        "release_version": bundle.version,
+        "bundle_id": bundle.bundle_id,
+        "changed": started.changed,
+        "base": str(folder),
+        "task": chosen.name,
+        "template": chosen.template,
+        "profile": settings.name,
+        "copied_to": None if out is None else str(place_in(out, bundle)),
+        "fields": sorted(chosen.required_fields),
+    }
 
 
 def choose(name: str, template: str | None, settings: StageSettings) -> Task:

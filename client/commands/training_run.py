@@ -12,13 +12,14 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from client.commands.options import readable_bytes, readable_seconds
+from client.commands.options import readable_bytes
 from client.person.stores import VaultStore
 from client.person.workspace import Memory, Workspace
 from client.terminal.console import progress_bars, say
+from client.terminal.time_left import readable_range, readable_seconds
 from client.vault.opening import Vault
 from client.vault.working_files import list_working, remove_working, working_name
 from proper_model.errors import ConfigError, InterruptedRunError
@@ -27,6 +28,7 @@ from proper_model.settings import to_mapping
 
 if TYPE_CHECKING:
     from client.person.adapting import Histories
+    from client.person.cost import Cost
     from client.person.learner import Learner
     from client.person.state import PersonalState
     from client.releases.store import InstalledBundle
@@ -64,7 +66,7 @@ def learner_for(
     from client.person.learner import Learner
     from client.person.load_for_training import load_within
 
-    with progress_bars(lambda phase: PHASES.get(phase, phase)) as show:
+    with progress_bars(lambda phase: PHASES.get(phase, phase), workspace.expected) as show:
         show("loading the model", 0, 0)
         release, choice = load_within(workspace, bundle, state, memory)
         if choice.training_bytes is not None:
@@ -84,22 +86,38 @@ def say_cost(
     *,
     alone: bool = False,
     compared: str | None = None,
-) -> None:
+    stored: bool = True,
+) -> Cost:
     """One line before the work: items, time, memory, disk. Raises as `check_limit`.
 
     Args:
         alone: nothing stored before stays beside what comes of it.
         compared: a task that is also trained without own items before a question.
+        stored: whether what is trained is stored; if not, it takes no disk.
     """
-    from client.person.cost import estimate, lacking_bytes
+    from client.person.cost import estimate
 
     cost = estimate(learner, histories, folder=workspace.home.vault, alone=alone, compared=compared)
-    low, high = readable_seconds(cost.fastest_s), readable_seconds(cost.slowest_s)
-    took = low if low == high else f"{low} to {high}"
+    if not stored:
+        cost = replace(cost, disk_bytes=0, kept_bytes=0)
+    tell_cost(workspace, cost, memory)
+    return cost
+
+
+def tell_cost(workspace: Workspace, cost: Cost, memory: Memory) -> None:
+    """As `say_cost`, of what was estimated already."""
+    from client.person.cost import lacking_bytes
+
+    workspace.expected[:] = cost.phases  # the bars that show the time left look there
+    took = readable_range(cost.fastest_s, cost.slowest_s)
     gpu = f" and {readable_bytes(cost.gpu_bytes)} of the GPU's" if cost.gpu_bytes else ""
+    disk = (
+        f", {readable_bytes(cost.disk_bytes)} of disk, of which {readable_bytes(cost.kept_bytes)} stay"
+        if cost.disk_bytes
+        else ""
+    )
     say(
-        f"{cost.items} items: about {took}, {readable_bytes(cost.memory_bytes)} of memory{gpu}, "
-        f"{readable_bytes(cost.disk_bytes)} of disk, of which {readable_bytes(cost.kept_bytes)} stay"
+        f"{cost.items} items: about {took}, {readable_bytes(cost.memory_bytes)} of memory{gpu}{disk}"
     )
     if lacking := lacking_bytes(cost.disk_bytes, workspace.home.vault):
         say(
@@ -122,13 +140,29 @@ def check_limit(memory_bytes: int, memory: Memory) -> None:
 
 @dataclass(frozen=True)
 class Spent:
-    """Wall-clock seconds, and the highest memory of the whole process so far, in bytes."""
+    """Wall-clock seconds, and the highest memory of the whole process so far, in bytes.
+
+    Attributes:
+        expected_s: the fastest and the slowest that `say_cost` had told.
+    """
 
     seconds: float
     peak_bytes: int
+    expected_s: tuple[float, float]
+
+    @classmethod
+    def since(cls, begin: float, cost: Cost) -> Spent:
+        """Since `begin` of the monotonic clock."""
+        return cls(time.monotonic() - begin, peak_memory_bytes(), (cost.fastest_s, cost.slowest_s))
 
     def say(self) -> None:
-        say(f"took {readable_seconds(self.seconds)}, {readable_bytes(self.peak_bytes)} of memory")
+        """The last line of a training: what it took beside what was expected."""
+        expected = readable_range(*self.expected_s)
+        verb = "was" if expected == "1 s" else "were"
+        say(
+            f"took {readable_seconds(self.seconds)}, {expected} {verb} expected; "
+            f"{readable_bytes(self.peak_bytes)} of memory"
+        )
 
 
 def train(
@@ -138,6 +172,7 @@ def train(
     histories: Histories,
     what: str,
     step: Callable[[Learner, PersonalState, Histories], Result],
+    cost: Cost,
     *,
     resume: bool,
 ) -> tuple[Result, Spent]:
@@ -163,7 +198,7 @@ def train(
         raise InterruptedRunError(
             "interrupted", hint="your adapter is as before; the same command with --resume goes on"
         ) from None
-    return result, Spent(time.monotonic() - begin, peak_memory_bytes())
+    return result, Spent.since(begin, cost)
 
 
 def store(vault: Vault, state: PersonalState, *, what: str, task: str, items: int) -> None:

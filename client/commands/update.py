@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from client.commands import options as o
 from client.commands.adapt import say_outcome
+from client.commands.outcome import outcome, took
 from client.commands.reading import read_items, read_options
-from client.commands.training_run import check_limit, learner_for, store, train
+from client.commands.training_run import learner_for, store, tell_cost, train
 from client.person.stores import VaultStore
 from client.person.workspace import Memory
 from client.terminal.console import print_line
+from client.terminal.document import gives
 from proper_model.tasks import counted
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from client.person.updating import Update
 
 
+@gives("update")
 def update(
     context: typer.Context,
     history: o.History,
@@ -39,14 +43,14 @@ def update(
     base_weights: o.BaseWeights = None,
     recompute: o.Recompute = False,
     resume: o.Resume = False,
-) -> None:
+) -> dict[str, Any]:
     """Train with the items of HISTORY that are new, rehearsing old ones; kept only if it helps.
 
     HISTORY may hold old items as well; they are recognized. New items that are held back decide.
     Where there were too few items for an adapter so far, all of them are adapted to.
     """
     from client.person import adapting, item_promise, updating
-    from client.person.cost import memory_needed
+    from client.person.cost import estimate_update
 
     workspace = o.workspace(context)
     how = read_options(
@@ -61,27 +65,49 @@ def update(
         items = read_items(history, chosen, how, yes=yes)
         everything = updating.with_items(task_state, items)
         count = len(everything.items) - len(task_state.items)
-        new, whole = {name: (chosen, items)}, {name: (chosen, everything.items)}
+        new = {name: (chosen, items)}
         if not count:
             print_line("There is no new item, so your adapter stays as it is.")
-            return
+            return {"task": name, "new_items": 0, "updated": None, "adapted": None, "took": None}
         grown = adapting.histories_of(state.with_task(name, everything))
         with learner_for(workspace, workspace.bundle_of(state), state, memory) as learner:
-            check_limit(memory_needed(learner, whole), memory)
+            cost = estimate_update(learner, state, name, everything)
+            tell_cost(workspace, cost, memory)
 
             def step(learner: Learner, own: PersonalState, _: Histories) -> PersonalState | Update:
                 if not task_state.adapter:  # there were too few items, or training diverged
                     return adapting.adapt(learner, own, grown)
                 return updating.update(learner, own, name, everything)
 
-            done, spent = train(vault, learner, state, new, "update", step, resume=resume)
+            done, spent = train(vault, learner, state, new, "update", step, cost, resume=resume)
         changed = done.state if isinstance(done, updating.Update) else done
         store(vault, changed, what="update", task=name, items=count)
-    if isinstance(done, updating.Update):
-        say_update(done)
-    else:
-        say_outcome(changed, name, learner.least_items)
+    told = tell(done, name, learner.least_items) | {"task": name, "new_items": count}
     spent.say()
+    return told | {"took": took(spent)}
+
+
+def tell(done: Update | PersonalState, name: str, least: int | None) -> dict[str, Any]:
+    """What became of it, in words on stdout and as the document says it."""
+    from client.person.updating import Update
+
+    if isinstance(done, Update):
+        say_update(done)
+        return {"updated": update_facts(done), "adapted": None}
+    say_outcome(done, name, least)
+    return {"updated": None, "adapted": outcome(done, name, least)}
+
+
+def update_facts(result: Update) -> dict[str, Any]:
+    """What became of the update, in numbers; no loss where nothing judged."""
+    losses = ("loss_before", "loss_after")
+    return {
+        field.name: None
+        if field.name in losses and not result.judged
+        else getattr(result, field.name)
+        for field in dataclasses.fields(result)
+        if field.name != "state"
+    }
 
 
 def say_update(result: Update) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ from client.commands import options as o
 from client.commands.training_run import discard
 from client.person.workspace import say_warning
 from client.terminal.console import print_line, print_table, say
+from client.terminal.document import gives
 from client.terminal.tables import Table
 from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, NotAdaptedError, ProperError
@@ -49,7 +50,8 @@ Rotate = Annotated[
 ]
 
 
-def status(context: typer.Context, as_json: o.AsJson = False) -> None:
+@gives("status")
+def status(context: typer.Context, as_json: o.AsJson = False) -> dict[str, Any]:
     """Say what is stored. No key is asked for; where an option names one, the content is checked too."""
     from client.releases.installed_list import warnings_of
     from client.releases.store import installed
@@ -68,15 +70,14 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
         "warnings": warnings,
         "interrupted": shown is not None and shown.working > 0,
         "leftovers": 0 if shown is None else shown.leftovers,
-        "slots": [{"slot": name, "kind": kind} for name, kind in slots],
+        "slots": _slots(slots),
         "release_version": None if bundle is None else bundle.version,
         "bundle_id": None if bundle is None else bundle.bundle_id,
     }
     for warning in warnings:
         say_warning(warning)
     if as_json:
-        print_line(json.dumps(found, sort_keys=True))
-        return
+        return found
     rows = [
         ("folder", found["folder"]),
         (
@@ -100,6 +101,7 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
     print_table(Table("proper", ("", ""), tuple(rows), labels=2))
     for warning in warnings_of(workspace.home, bundle) if bundle is not None else ():
         say(f"warning: {warning}")
+    return found
 
 
 def _kept(found: dict[str, Any]) -> str:
@@ -108,12 +110,16 @@ def _kept(found: dict[str, Any]) -> str:
     return f"{counted(found['generations'], 'generation')}, {o.readable_bytes(found['bytes'])}, encrypted"
 
 
-def path(context: typer.Context) -> None:
+@gives("path")
+def path(context: typer.Context) -> dict[str, Any]:
     """Print the folder in which everything is kept."""
-    print_line(str(o.workspace(context).home.path))
+    folder = str(o.workspace(context).home.path)
+    print_line(folder)
+    return {"folder": folder}
 
 
-def lock(context: typer.Context) -> None:
+@gives("lock")
+def lock(context: typer.Context) -> dict[str, Any]:
     """Take the vault's key out of the desktop's keyring: from now on the passphrase is needed.
 
     Nothing else on this machine remembers a key: without a keyring the vault is always locked.
@@ -134,6 +140,7 @@ def lock(context: typer.Context) -> None:
             for warning in vault.warnings:
                 say(f"warning: {warning}")
     print_line("The vault is locked: it opens with your " + _kinds(slots) + " only.")
+    return {"slots": _slots(slots)}
 
 
 def _remove_keyring_slots(vault: Vault) -> None:
@@ -148,10 +155,15 @@ def _remove_keyring_slots(vault: Vault) -> None:
         vault.remove_slot(name)
 
 
+def _slots(slots: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"slot": name, "kind": kind} for name, kind in slots]
+
+
 def _kinds(slots: list[tuple[str, str]]) -> str:
     return " or ".join(sorted({kind.replace("-", " ") for _, kind in slots}))
 
 
+@gives("passwd")
 def passwd(
     context: typer.Context,
     new_passphrase_file: NewPassphrase = None,
@@ -159,7 +171,7 @@ def passwd(
     add_keyring: AddKeyring = False,
     remove: RemoveSlot = None,
     rotate: Rotate = False,
-) -> None:
+) -> dict[str, Any]:
     """Change the passphrase, or add and remove other keys. The adapter's files stay as they are.
 
     A copy of the folder from before still opens with the old passphrase; --rotate makes a new
@@ -172,15 +184,19 @@ def passwd(
         raise ConfigError("one change at a time: a key to add, a slot to remove, or a passphrase")
     workspace = o.workspace(context)
     with workspace.changing(create=False) as vault:
+        changed = "passphrase"
         if add_key_file is not None:
+            changed = "key-file"
             _add_key_file(vault, add_key_file)
             print_line(f"{add_key_file} opens the vault now; keep it apart from this machine.")
         elif add_keyring:
+            changed = "keyring"
             vault.add_slot(KeyringEntry())
             print_line(
                 "This desktop's keyring opens the vault now; proper lock takes it out again."
             )
         elif remove is not None:
+            changed = "removed"
             vault.remove_slot(remove)
             print_line(f"Slot {remove} opens the vault no longer.")
         else:
@@ -192,12 +208,14 @@ def passwd(
                 instead="--new-passphrase-file FILE",
             )
             if rotate:
+                changed = "master-key"
                 discard(vault)  # sealed under the old key
                 vault.rotate([new])
                 print_line("The vault has a new master key, which this passphrase alone opens.")
             else:
                 vault.change_passphrase(new)
                 print_line("The passphrase is changed.")
+        return {"changed": changed, "slots": _slots(vault.slot_kinds())}
 
 
 def _add_key_file(vault: Vault, path: Path) -> None:
@@ -217,7 +235,8 @@ def _add_key_file(vault: Vault, path: Path) -> None:
         raise
 
 
-def rollback(context: typer.Context) -> None:
+@gives("rollback")
+def rollback(context: typer.Context) -> dict[str, Any]:
     """Go back to the generation before; what is current now becomes the one before."""
     from client.person.state import decode
 
@@ -230,3 +249,4 @@ def rollback(context: typer.Context) -> None:
         state = decode(before.payload)
     items = sum(len(task.items) for task in state.tasks.values())
     print_line(f"Back to the state before, with {items} items, as generation {generation}.")
+    return {"items": items, "generation": generation}

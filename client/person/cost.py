@@ -21,9 +21,11 @@ from pathlib import Path
 
 import torch
 
-from client.person.adapting import Histories, compares, without_lines
+from client.person import updating
+from client.person.adapting import Histories, compares, histories_of, without_lines
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, encode, utc_now
+from client.terminal.time_left import ExpectedPhase
 from client.vault.contents import generation_name, list_generations
 from client.vault.opening import vault_exists
 from proper_model.engine import (
@@ -62,7 +64,8 @@ SAVED_AGAIN_S = 20.0  # `Cohort.checkpoint_every_s`, met by a machine as slow as
 @dataclass(frozen=True)
 class Cost:
     """Seconds from `fastest` to `slowest`; bytes of the whole process, of the vault's folder at its
-    largest and afterwards, and of a GPU's memory for training.
+    largest and afterwards, and of a GPU's memory for training. `phases` are in the order in which
+    they come, and their times add up to the whole.
     """
 
     items: int
@@ -72,6 +75,7 @@ class Cost:
     disk_bytes: int
     kept_bytes: int
     gpu_bytes: int = 0
+    phases: tuple[ExpectedPhase, ...] = ()
 
 
 def estimate(
@@ -98,40 +102,99 @@ def estimate(
         one = _splits(learner, {compared: plain[compared]})
         trainings.insert(0, (learner.split_for_embedding(every, 0), one))
     memory, gpu, fastest_s, slowest_s = resident_bytes(), 0, 0.0, 1.0
+    phases: tuple[ExpectedPhase, ...] = ()
     if shared.folds or any(_adapted(learner, own)):
         memory, gpu = _memory(learner, own)
-        rate = _tokens_a_second(learner, together)
-        patience = learner.settings.user.patience
-        for fit, loras in trainings:
-            fastest_s += _all_tokens(learner, fit, loras, at_most=patience + 1) / rate
-        slowest_s = sum(_all_tokens(learner, *one) for one in trainings) / rate
+        phases = _expected(learner, trainings, _tokens_a_second(learner, together))
+        fastest_s = sum(phase.fastest_s for phase in phases)
+        slowest_s = sum(phase.slowest_s for phase in phases)
     most, kept = disk_needed(
         learner, histories, trainings, slowest_s=slowest_s, folder=folder, alone=alone
     )
-    return Cost(len(together), fastest_s, slowest_s, memory, most, kept, gpu)
+    return Cost(len(together), fastest_s, slowest_s, memory, most, kept, gpu, phases)
 
 
-def _all_tokens(
-    learner: Learner, shared: Samples, own: Sequence[Samples], *, at_most: float = math.inf
-) -> float:
-    """As `_tokens`, of everything that trains; no training takes more than `at_most` epochs.
+def estimate_update(learner: Learner, state: PersonalState, name: str, grown: TaskState) -> Cost:
+    """The cost of an update to a task with its new items; disk is not told.
+
+    Where there is no adapter to go on from, that of adapting to all of them.
+    """
+    if not state.tasks[name].adapter:
+        return estimate(learner, histories_of(state.with_task(name, grown)))
+    waiting, start = updating.begin(learner, state, grown, name)
+    memory, gpu = _memory(learner, _splits(learner, {name: (grown.task(), grown.items)}))
+    rate = _tokens_a_second(learner, start.samples.items)
+    calibrated = learner.calibrated("stage3", [start.samples])
+    user = learner.settings.user
+    rates = len(user.learning_rates) if calibrated is None else 1
+    (early, again), (late, most) = (_lengths(learner, n) for n in (user.patience + 1, math.inf))
+    trials = [_tokens(start.samples, epochs=n, rates=rates) / rate for n in (early, late)]
+    refits = [_refit_tokens(start.samples, n) / rate for n in (again, most)]
+    phases = (
+        ExpectedPhase("update", trials[0], trials[1], stops_early=True),
+        ExpectedPhase("update", refits[0], refits[1]),
+    )
+    times = [fit + refit for fit, refit in zip(trials, refits, strict=True)]
+    items = len(waiting.tasks[name].waiting)
+    return Cost(items, times[0], times[1], memory, 0, 0, gpu, phases)
+
+
+def _expected(
+    learner: Learner, trainings: Sequence[tuple[Samples, Sequence[Samples]]], rate: float
+) -> tuple[ExpectedPhase, ...]:
+    """Time by phase, in the order in which they run; `rate` is in tokens a second."""
+    found: list[ExpectedPhase] = []
+    for place, training in enumerate(trainings):
+        adapter = "adapter" if place == len(trainings) - 1 else "without"
+        early = _parts(learner, *training, at_most=learner.settings.user.patience + 1)
+        late = _parts(learner, *training)
+        for (name, choosing, fast), (_, _, slow) in zip(early, late, strict=True):
+            called = adapter if name == "adapter" else name
+            stops = choosing and fast < slow
+            if slow:
+                found.append(ExpectedPhase(called, fast / rate, slow / rate, stops))
+    return tuple(found)
+
+
+def _lengths(learner: Learner, at_most: float) -> tuple[float, float]:
+    """Epochs of a trial and of the refit, where no training takes more than so many.
 
     One that is stopped then was best `user.patience` epochs before, which all items are trained for again.
     """
-    if learner.privacy is not None:
-        return _private_tokens(learner.privacy, learner, own)
     user = learner.settings.user
-    epochs, rates = min(user.epochs, at_most), len(user.learning_rates)
     refit = 0.0 if not user.refit else min(user.epochs, max(1.0, at_most - user.patience))
-    if _inferring(learner):
-        fit = float(sum(len(s.tokens) for s in shared.items))  # once, and none is held back
+    return min(user.epochs, at_most), refit
+
+
+def _parts(
+    learner: Learner, shared: Samples, own: Sequence[Samples], *, at_most: float = math.inf
+) -> list[tuple[str, bool, float]]:
+    """Of everything that trains, in order: the phase, whether it chooses when to stop, its tokens.
+
+    Tokens as in `_tokens`; no training takes more than `at_most` epochs.
+    """
+    if learner.privacy is not None:
+        return [("adapter", False, _private_tokens(learner.privacy, learner, own))]
+    user = learner.settings.user
+    epochs, refit = _lengths(learner, at_most)
+    rates = len(user.learning_rates)
+    if _inferring(learner):  # once, and none is held back
+        parts = [("embedding", False, float(sum(len(s.tokens) for s in shared.items)))]
     else:
-        found = min(user.embedding_epochs, at_most)
-        fit = _tokens(shared, epochs=found, rates=1, refit=min(refit, user.embedding_epochs))
+        found, again = min(user.embedding_epochs, at_most), min(refit, user.embedding_epochs)
+        parts = [
+            ("embedding", True, _tokens(shared, epochs=found, rates=1)),
+            ("embedding", False, _refit_tokens(shared, again)),
+        ]
     planned = learner.planned(own)
     if planned is not None:
-        return fit + sum(_planned_tokens(one) for one in planned)
-    return fit + sum(_tokens(one, epochs=epochs, rates=rates, refit=refit) for one in own)
+        return [*parts, ("adapter", False, sum(_planned_tokens(one) for one in planned))]
+    chosen = sum(_tokens(one, epochs=epochs, rates=rates) for one in own)
+    return [
+        *parts,
+        ("adapter", True, chosen),
+        ("adapter", False, sum(_refit_tokens(one, refit) for one in own)),
+    ]
 
 
 def _private_tokens(privacy: ItemPrivacy, learner: Learner, own: Sequence[Samples]) -> float:
@@ -144,12 +207,6 @@ def _private_tokens(privacy: ItemPrivacy, learner: Learner, own: Sequence[Sample
 def _inferring(learner: Learner) -> bool:
     """Whether the embedding takes no training of its own."""
     return learner.model.structure.infers_user or learner.privacy is not None
-
-
-def memory_needed(learner: Learner, histories: Histories) -> int:
-    """Bytes of the whole process while it trains with these histories: `Cost.memory_bytes`."""
-    own = _splits(learner, histories)
-    return _memory(learner, own)[0] if any(_adapted(learner, own)) else resident_bytes()
 
 
 def _adapted(learner: Learner, own: Sequence[Samples]) -> list[bool]:
@@ -169,19 +226,19 @@ def _splits(learner: Learner, histories: Histories) -> list[Samples]:
     ]
 
 
-def _tokens(samples: Samples, *, epochs: float, rates: int, refit: float) -> float:
-    """Tokens forward and backward of all trials of one member; judging counts as its share.
-
-    `refit`: epochs over all items afterwards.
-    """
+def _tokens(samples: Samples, *, epochs: float, rates: int) -> float:
+    """Tokens forward and backward of all trials of one member; judging counts as its share."""
     total = 0.0
     for fold in samples.folds:
         train = sum(len(s.tokens) for s in fold.train)
         held_back = sum(len(s.tokens) for s in fold.held_back)
         total += rates * (epochs * train + (epochs + 1) * JUDGING * held_back)
-    if samples.folds:
-        total += refit * sum(len(s.tokens) for s in samples.items)
     return total
+
+
+def _refit_tokens(samples: Samples, epochs: float) -> float:
+    """As `_tokens`, of the training on all items that follows the choice."""
+    return epochs * sum(len(s.tokens) for s in samples.items) if samples.folds else 0.0
 
 
 def _planned_tokens(one: Planned) -> float:

@@ -90,8 +90,16 @@ class Evaluation:
         return 1 if better else -1
 
 
-def evaluate(learner: Learner, state: PersonalState, name: str) -> Evaluation:
-    """Train without the newest items of a task and ask about them, at every stage.
+@dataclass(frozen=True)
+class Cut:
+    """What is trained on, and the newest items of the task, which are asked about."""
+
+    histories: adapting.Histories
+    newest: tuple[HistoryItem, ...]
+
+
+def cut(learner: Learner, state: PersonalState, name: str) -> Cut:
+    """All histories without the newest items of a task.
 
     Raises DataError if there are too few items to hold some back.
     """
@@ -111,7 +119,23 @@ def evaluate(learner: Learner, state: PersonalState, name: str) -> Evaluation:
         for other, (task_of, own) in adapting.histories_of(state).items()
         if other != name
     }
-    trained = adapting.adapt(learner, state, {**histories, name: (task, older)})
+    return Cut({**histories, name: (task, older)}, newest)
+
+
+def evaluate(
+    learner: Learner, state: PersonalState, name: str, parts: Cut | None = None
+) -> Evaluation:
+    """Train without the newest items of a task and ask about them, at every stage.
+
+    Args:
+        parts: as `cut` gives them, where they are known already.
+
+    Raises as `cut`.
+    """
+    parts = parts or cut(learner, state, name)
+    task, older = parts.histories[name]
+    newest = parts.newest
+    trained = adapting.adapt(learner, state, parts.histories)
     mine = Personal.of(learner.release, trained, name)
     scored = {}
     for stage in mine.stages:

@@ -72,7 +72,7 @@ def update_all(
 
     Raises ConfigError if somebody has no adapter or no new item.
     """
-    begun = [_begin(learner, *one, name) for one in zip(states, grown, strict=True)]
+    begun = [begin(learner, *one, name) for one in zip(states, grown, strict=True)]
     ended = go_on(learner, [start for _, start in begun])
     return [_end(learner, *one, name, done) for one, done in zip(begun, ended, strict=True)]
 
@@ -90,7 +90,7 @@ class Start:
     rehearsed: int = 0
 
 
-def _begin(
+def begin(
     learner: Learner, state: PersonalState, grown: TaskState, name: str
 ) -> tuple[PersonalState, Start]:
     """The state with its new items waiting, and what goes on from there."""

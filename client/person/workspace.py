@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from client.home import Home
 from client.releases.loading import ReleaseMemory
+from client.settings.names import SETTINGS
 from client.terminal.console import say
+from client.terminal.time_left import ExpectedPhase
 from client.vault.opening import Vault, create_vault, open_vault, slot_kinds, vault_exists
 from client.vault.passphrases import ask_passphrase, check_new, new_passphrase, read_passphrase
 from client.vault.secrets import KeyFile, KeyringEntry, Secret
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from proper_model.release.contents import Release
     from proper_model.settings import BaseWeights
 
-PASSPHRASE_FILE_VARIABLE = "PROPER_PASSPHRASE_FILE"
-KEY_FILE_VARIABLE = "PROPER_KEY_FILE"
 MOST_THREADS = 8
 
 
@@ -43,13 +43,20 @@ class Keys:
     passphrase_file: Path | None = None
     key_file: Path | None = None
     weak: bool = False  # a new secret may be easily guessed
+    unlock: str = "auto"  # where the key comes from without a file: auto, keyring or ask
 
     def given(self) -> Secret | None:
         """The secret of an option or variable, None without one."""
         if self.key_file is not None and self.passphrase_file is not None:
             raise ConfigError(
                 "give --key-file or --passphrase-file, not both",
-                hint=f"one of {PASSPHRASE_FILE_VARIABLE} and {KEY_FILE_VARIABLE} may be set as well",
+                hint=f"one of {SETTINGS['passphrase_file'].variable} and {SETTINGS['key_file'].variable} "
+                "may be set as well",
+            )
+        if self.unlock != "auto" and (self.key_file or self.passphrase_file) is not None:
+            raise ConfigError(
+                f"--unlock {self.unlock} takes no file, and --key-file or --passphrase-file names one",
+                hint="leave one of them out",
             )
         if self.key_file is not None:
             return KeyFile(self.key_file)
@@ -72,6 +79,8 @@ class Workspace:
     home: Home
     keys: Keys = field(default_factory=Keys)
     releases: ReleaseMemory = field(default_factory=ReleaseMemory)
+    expected: list[ExpectedPhase] = field(default_factory=list)  # of the training that runs
+    threads: int | None = None  # None: as many as help a base of its size
 
     @contextmanager
     def changing(self, *, create: bool = True) -> Iterator[Vault]:
@@ -104,7 +113,12 @@ class Workspace:
         if given is not None:
             return given
         kinds = {kind for _, kind in slot_kinds(self.home.vault)}
-        if "keyring" in kinds:
+        if self.keys.unlock == "keyring" and "keyring" not in kinds:
+            raise ConfigError(
+                "the keyring does not open this vault, and --unlock keyring asks for it",
+                hint="proper passwd --add-keyring lets it; or proper config set unlock auto",
+            )
+        if "keyring" in kinds and self.keys.unlock != "ask":
             return KeyringEntry()
         if kinds == {"key-file"}:
             raise ConfigError("this vault opens with a key file", hint="give --key-file FILE")
@@ -187,11 +201,12 @@ class Workspace:
         release = self.releases.load(
             bundle,
             None if reference is None else base_of(self.home, reference),
-            threads=min(MOST_THREADS, usable_cores()),  # loading and hashing
+            threads=self.threads or min(MOST_THREADS, usable_cores()),  # loading and hashing
             memory_bytes=memory_bytes,
             base_weights=base_weights,
         )
-        torch.set_num_threads(useful_threads(size(release.base.config, "hidden_size")))
+        useful = useful_threads(size(release.base.config, "hidden_size"))
+        torch.set_num_threads(self.threads or useful)
         return release
 
 

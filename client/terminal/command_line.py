@@ -16,8 +16,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 import click
@@ -33,23 +31,14 @@ from client.terminal.console import (
     say_error,
     stopping,
 )
+from client.terminal.document import asked_for_json, print_error
+from client.terminal.session import Session
 from client.terminal.usage import told_of_usage
 from proper_model.errors import InterruptedRunError, ProperError, StorageError, traceback_of
 
 USAGE, INTERRUPTED = 2, 130
 OUTPUT_CLOSED = 141  # as the shell says of a program that SIGPIPE ended
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE, errno.EBADF)
-
-
-@dataclass
-class Session:
-    """What the options before the command say; `proper-sim` sets only `debug`."""
-
-    debug: bool = False
-    home: Path | None = None
-    passphrase_file: Path | None = None
-    key_file: Path | None = None
-    weak_passphrase: bool = False
 
 
 def begin(context: typer.Context, *, debug: bool, version: bool) -> None:
@@ -72,7 +61,8 @@ def run_command(app: typer.Typer, program: str, arguments: Sequence[str]) -> int
     stdout: TextIO | None = sys.stdout
     if stdout is None:  # the program was started without one
         sys.stdout = _Absent()
-    code = _run(app, program, arguments)
+    session = Session(words=arguments)
+    code = _run(app, program, arguments, session)
     try:
         sys.stdout.flush()  # here, not by Python after the exit code
     except OSError as error:
@@ -81,36 +71,67 @@ def run_command(app: typer.Typer, program: str, arguments: Sequence[str]) -> int
     return code
 
 
-def _run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
-    session = Session()
+def _run(app: typer.Typer, program: str, arguments: Sequence[str], session: Session) -> int:
     try:
         code = app(args=list(arguments), obj=session, prog_name=program, standalone_mode=False)
-    except (KeyboardInterrupt, click.Abort, InterruptedRunError) as error:
-        say("interrupted")
-        if isinstance(error, InterruptedRunError) and error.hint:
-            say(f"hint: {error.hint}")
-        return INTERRUPTED
-    except ProperError as error:
-        if session.debug:
-            say_as_it_is(traceback_of(error))
-        say_error(error)
-        return error.exit_code
-    except click.ClickException as error:
-        said, hint = told_of_usage(error)
-        say(f"error: {said}")
-        say(f"hint: {hint}{program} COMMAND --help lists arguments and options")
-        return error.exit_code
-    except SystemExit:  # click's answer to a reader of stdout that went away
-        return OUTPUT_CLOSED
-    except Exception as error:  # noqa: BLE001 - a bug must not print a person's text
-        if isinstance(error, OSError) and error.errno in _REFUSED:
-            return _told(error)
-        if session.debug:
-            say_as_it_is(traceback_of(error))
-        say(f"error: internal error ({type(error).__name__})")
-        say(f"hint: repeat with `{program} --debug ...` and report what it shows")
-        return 1
+    except SystemExit as ending:
+        # Of completion, which says what it has and ends; else click's answer to a reader of stdout
+        # that went away.
+        asked = completion_variable(program) in os.environ or any(
+            word.startswith(("--install-completion", "--show-completion")) for word in arguments
+        )
+        return int(ending.code or 0) if asked else OUTPUT_CLOSED
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a bug must not print a person's text
+        return _failed(error, program, session)
+    if code == INTERRUPTED:  # typer's answer to Ctrl-C, which `stopping` has told
+        _document(KeyboardInterrupt(), program, session)
     return code if isinstance(code, int) else 0
+
+
+def completion_variable(program: str) -> str:
+    """Where a shell says that it wants a command line completed."""
+    return f"_{program.replace('-', '_').upper()}_COMPLETE"
+
+
+def _failed(error: BaseException, program: str, session: Session) -> int:
+    """Say what went wrong, on stderr and with `--json` on stdout; returns the exit code."""
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        return _told(error)
+    if session.debug and not isinstance(
+        error, KeyboardInterrupt | click.ClickException | click.Abort | InterruptedRunError
+    ):
+        say_as_it_is(traceback_of(error))
+    code, _, message, hint = told_of(error, program)
+    say("interrupted" if code == INTERRUPTED else f"error: {message}")
+    if hint:
+        say(f"hint: {hint}")
+    _document(error, program, session)
+    return code
+
+
+def _document(error: BaseException, program: str, session: Session) -> None:
+    """The error on stdout, where the command line asks for JSON and stdout takes it."""
+    if not asked_for_json(session.words):
+        return
+    code, kind, message, hint = told_of(error, program)
+    with suppress(OSError):
+        print_error(session, code=code, kind=kind, message=message, hint=hint)
+
+
+def told_of(error: BaseException, program: str) -> tuple[int, str, str, str]:
+    """Exit code, kind, message and what to do next of whatever ended a command."""
+    if isinstance(error, InterruptedRunError):
+        return INTERRUPTED, "InterruptedRunError", "interrupted", error.hint or ""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return INTERRUPTED, "InterruptedRunError", "interrupted", ""
+    if isinstance(error, ProperError):
+        return error.exit_code, type(error).__name__, error.message, error.hint or ""
+    if isinstance(error, click.ClickException):
+        said, hint = told_of_usage(error)
+        hint += f"{program} COMMAND --help lists arguments and options"
+        return error.exit_code, "UsageError", said, hint
+    hint = f"repeat with `{program} --debug ...` and report what it shows"
+    return 1, "InternalError", f"internal error ({type(error).__name__})", hint
 
 
 def _told(error: OSError) -> int:

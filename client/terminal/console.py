@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, TextIO
 
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from client.terminal.tables import Table, to_markdown, to_rich
+from client.terminal.time_left import ExpectedPhase, Watch, readable_seconds
 from proper_model.errors import ConfigError, DataError, ProperError
 from proper_model.progress import Progress
 
@@ -138,43 +139,66 @@ def package_version() -> str:
 
 
 @contextmanager
-def progress_bars(naming: Naming = str) -> Iterator[Progress]:
-    """One bar a phase on a terminal, lines elsewhere."""
+def progress_bars(
+    naming: Naming = str, expected: Sequence[ExpectedPhase] = ()
+) -> Iterator[Progress]:
+    """One bar a phase on a terminal, lines elsewhere, with the time left until the end of all.
+
+    `expected`: the phases to come, where somebody knows; it may be filled in until they begin.
+    """
+    watch = Watch(expected)
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        yield plain_progress(naming)
+        yield plain_progress(naming, watch=watch)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
     with Bars(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
         def end_all() -> None:
             """A phase that another one follows is over, whatever its last count was."""
             for task in tasks.values():
-                bars.update(task, total=1, completed=1)
+                bars.update(task, total=1, completed=1, left="")
                 bars.stop_task(task)
 
         def show(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
                 end_all()
-                tasks[phase] = bars.add_task(escape(naming(phase)), total=None)
-            bars.update(tasks[phase], completed=done, total=total or None)
+                tasks[phase] = bars.add_task(escape(naming(phase)), total=None, left="")
+            left = told_left(watch.step(phase, done, total))
+            bars.update(tasks[phase], completed=done, total=total or None, left=left)
 
         yield show
         end_all()
 
 
-def plain_progress(naming: Naming = str, clock: Callable[[], float] = time.monotonic) -> Progress:
+def told_left(seconds: float | None) -> str:
+    """The time left in words, nothing where it is not known."""
+    return "" if seconds is None else f"about {readable_seconds(seconds)} left"
+
+
+def plain_progress(
+    naming: Naming = str,
+    clock: Callable[[], float] = time.monotonic,
+    watch: Watch | None = None,
+) -> Progress:
     """A line on stderr when the phase changes, and how far it is twice a minute; for logs."""
     last, said_at = "", clock()
 
     def show(phase: str, done: int, total: int) -> None:
         nonlocal last, said_at
         name = naming(phase)
+        left = told_left(None if watch is None else watch.step(phase, done, total))
         if name != last:
             say(name)
         elif done and clock() - said_at >= EVERY_S:
-            say(f"{name} {done}/{total}" if total else f"{name} {done}")
+            far = f"{name} {done}/{total}" if total else f"{name} {done}"
+            say(f"{far}, {left}" if left else far)
         else:
             return
         last, said_at = name, clock()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 QUOTES = "a text with spaces goes in quotes; "
 
@@ -18,7 +19,7 @@ def told_of_usage(error: click.ClickException) -> tuple[str, str]:
     if isinstance(error, click.MissingParameter | click.BadOptionUsage):
         return error.format_message(), ""  # both name arguments and options of ours only
     if isinstance(error, click.BadParameter):
-        name = "" if error.param is None else f" for {error.param.get_error_hint(error.ctx)}"
+        name = "" if error.param is None else f" for {_place(error.param, error.ctx)}"
         return f"Invalid value{name}: {_expected(error)}", ""
     near = " or ".join(getattr(error, "possibilities", None) or ())
     meant = f"; did you mean {near}?" if near else ""
@@ -27,6 +28,14 @@ def told_of_usage(error: click.ClickException) -> tuple[str, str]:
     if hasattr(error, "command_name"):  # click.exceptions.NoSuchCommand, since 8.4
         return f"No such command{meant}", ""
     return "The words given do not fit this command", QUOTES
+
+
+def _place(parameter: click.Parameter, context: click.Context | None) -> str:
+    """The option or argument, or the variable where that said it."""
+    source = None if context is None else context.get_parameter_source(parameter.name or "")
+    if source is ParameterSource.ENVIRONMENT:
+        return f"the variable {parameter.envvar}"
+    return click.Parameter.get_error_hint(parameter, context)
 
 
 def _expected(error: click.BadParameter) -> str:

@@ -8,12 +8,12 @@ from proper_model.tasks.retrieval import (
     ALL, MOST_RETRIEVED, OwnItems, Retriever, Room, check_depth, lines_before, parse_depth,
 )
 from proper_model.tasks.task import (
-    Depth, Example, Task, folded, load_task, shipped_tasks, short_id, task_from_toml,
+    Depth, Example, Task, example_tasks, folded, load_task, shipped_tasks, short_id, task_from_toml,
 )
 
 __all__ = [
     "ALL", "Depth", "Example", "HistoryItem", "MOST_RETRIEVED", "OwnItems", "Place", "Population",
-    "Query", "Report", "Retriever", "Room", "Task", "User", "check_depth", "counted", "folded", "lines_before",
+    "Query", "Report", "Retriever", "Room", "Task", "User", "check_depth", "counted", "example_tasks", "folded", "lines_before",
     "load_task", "new_task", "parse_depth", "shipped_tasks", "short_id", "task_from_toml", "user_to_json",
     "users_to_json",
 ]
