@@ -34,6 +34,7 @@ CANARY = "canary-of-a-private-history"
 # Libraries that a setting needs and others do without: the extra, and the one file that imports it.
 OPTIONAL = {
     "bitsandbytes": ("quantized", "proper_model/base/quantized.py"),
+    "datasets": ("datasets", "simulations/setup/dataset_rows.py"),
     "dp_accounting": ("privacy", "proper_model/accounting/accountant_program.py"),
     "gguf": ("gguf", "proper_model/base/gguf_header.py"),
     "keyring": ("keyring", "client/vault/keyring_store.py"),

@@ -12,6 +12,7 @@ from simulations.outcome.timings import progress_bars
 from simulations.privacy.results.options import (
     BaseOf,
     Cache,
+    ColumnsOf,
     Data,
     Out,
     ProfileOf,
@@ -65,6 +66,7 @@ def epsilon(
     out: Out,
     task: TaskOf = None,
     base: BaseOf = None,
+    columns: ColumnsOf = None,
     profile: ProfileOf = None,
     epsilons: Epsilons = "1,2,4,8,inf",
     seeds: Seeds = "0,1,2,3,4",
@@ -104,14 +106,15 @@ def epsilon(
         **_pair(learning_rates, float, "--learning-rates", "0.1,0.02", "learning_rate"),
     )
     (promises, said), settings = promises_of(_epsilons(epsilons), terms, structure), plain(asked)
-    kind = structure, settings, promises, terms.delta
 
-    def planned(found: Candidates) -> Plan:
-        return Plan(found, newcomers, *kind, drawn, canaries, said)
+    def planned(who: Candidates) -> Plan:
+        return Plan(
+            who, newcomers, structure, settings, promises, terms.delta, drawn, canaries, said
+        )
 
     with storage_errors(out), progress_bars() as show:
         found = load_candidates(
-            *(data, task, base, settings),
+            *(data, task, base, settings, columns),
             bases=out / "bases",
             people=people,
             max_items=max_items,
