@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proper_model.errors import ConfigError
+from proper_model.settings import preset
 from simulations.outcome.timings import progress_bars
 from simulations.privacy.results.options import (
     BaseOf,
@@ -87,7 +88,6 @@ def epsilon(
 
     A finite epsilon needs `make accountant`. Finished seeds of an epsilon in OUT are not trained again.
     """
-    from proper_model.settings import preset
     from proper_model.storage.files import storage_errors
     from simulations.privacy.epsilon.plan import Plan, plain, promises_of
     from simulations.privacy.epsilon.seeds import epsilon_of
@@ -106,11 +106,10 @@ def epsilon(
         **_pair(learning_rates, float, "--learning-rates", "0.1,0.02", "learning_rate"),
     )
     (promises, said), settings = promises_of(_epsilons(epsilons), terms, structure), plain(asked)
+    kind = structure, settings, promises, terms.delta
 
-    def planned(who: Candidates) -> Plan:
-        return Plan(
-            who, newcomers, structure, settings, promises, terms.delta, drawn, canaries, said
-        )
+    def planned(found: Candidates) -> Plan:
+        return Plan(found, newcomers, *kind, drawn, canaries, said)
 
     with storage_errors(out), progress_bars() as show:
         found = load_candidates(
