@@ -121,9 +121,19 @@ class Run:
         return plan_costs(self.options, progress)
 
     def execute(
-        self, *, resume: bool = False, show_examples: bool = False, progress: Progress = silent
+        self,
+        *,
+        resume: bool = False,
+        show_examples: bool = False,
+        tensorboard: str | Path | None = None,
+        progress: Progress = silent,
     ) -> RunResults:
-        """Run everything. Raises a ProperError child whose `hint` says what to do next."""
+        """Run everything; `tensorboard` is a folder for it as events. Raises a ProperError child whose `hint` says what to do next."""
         options = replace(self.options, resume=resume)
-        results = execute(options, progress, show_examples=show_examples)
+        results = execute(
+            options,
+            progress,
+            show_examples=show_examples,
+            tensorboard=None if tensorboard is None else Path(tensorboard),
+        )
         return RunResults(results, options.out)

@@ -134,7 +134,12 @@ def launch(
 
 @app.command()
 @o.takes_run_options
-def run(options: RunOptions, plan: o.Plan = False, show_examples: o.ShowExamples = False) -> None:
+def run(
+    options: RunOptions,
+    plan: o.Plan = False,
+    show_examples: o.ShowExamples = False,
+    tensorboard: o.Tensorboard = None,
+) -> None:
     """Train population and groups, personalize every test user through Flower, and score.
 
     DATA is a folder with OPPU's or LaMP's files, a dataset, or `demo` (also `demo:rate`, `demo:text`)
@@ -149,7 +154,7 @@ def run(options: RunOptions, plan: o.Plan = False, show_examples: o.ShowExamples
 
     try:
         with progress_bars() as show:
-            execute(options, show, show_examples=show_examples)
+            execute(options, show, show_examples=show_examples, tensorboard=tensorboard)
     except (KeyboardInterrupt, InterruptedRunError):
         raise InterruptedRunError(
             "interrupted",

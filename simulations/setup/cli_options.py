@@ -154,6 +154,13 @@ ShowExamples = Annotated[
         help="Show one query with its text in the report; synthetic people are always shown.",
     ),
 ]
+Tensorboard = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Write the run's curves, scores and settings into DIR for TensorBoard.",
+    ),
+]
 Phases = Annotated[bool, typer.Option("--phases", help="Seconds by phase, a column a run.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="A Markdown table.")]
 
