@@ -158,6 +158,13 @@ def test_an_installed_wheel_finds_its_profiles(wheel: zipfile.ZipFile, tmp_path:
     assert {"paper-a100", "small-gpu", "tiny"} <= set(printed[1:])
 
 
+@pytest.mark.full
+def test_a_wheel_alone_runs_the_demo(repository: Path, tmp_path: Path) -> None:
+    """In an empty environment and folder, without a file of the checkout: what `make wheel-check` runs."""
+    said = run([sys.executable, str(repository / ".ci" / "wheel_check.py")], tmp_path)
+    assert "the wheel needs nothing of the checkout" in said
+
+
 def test_fab_holds_the_code_of_three_packages(repository: Path, fab: zipfile.ZipFile) -> None:
     shipped = {name for name in fab.namelist() if not name.startswith(".info/")}
     expected = source_files(repository, FAB_PACKAGES, ".py", ".toml")
