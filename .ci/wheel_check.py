@@ -118,7 +118,7 @@ def check(scratch: Path) -> None:
     assert "Usage" in say([str(programs / "proper-coordinator"), "--help"], work, **home)
     profile = work / "wheel-check.toml"
     profile.write_text(PROFILE)
-    small = ["--pooled-users", "8", "--users", "1", "--max-items", "6", "--actors", "1"]
+    small = ["--pooled-users", "8", "--users", "2", "--max-items", "6", "--actors", "1"]
     run = ["run", "demo", "--out", "demo", "--profile", str(profile), *small, "--threads", "1"]
     print(say([str(programs / "proper-sim"), *run], work, **home))
     for left in ("results.json", "report.html"):
