@@ -24,7 +24,7 @@ export DO_NOT_TRACK := 1
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install accountant front-end lock audit sbom npm man base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
+.PHONY: help install accountant front-end lock audit sbom npm man base demo wheel-check test test-full test-slowest pytest fuzz lint fix docs docs-site \
   results result uncalibrated tables seeds smollm2 structures report privacy privacy-results privacy-real privacy-report bench bench-results clean distclean
 
 help: ## this list
@@ -108,6 +108,9 @@ base: $(STAMP) ## a small language model to train over: bases/SmolLM2-135M-Instr
 
 demo: $(STAMP) ## the whole system on a synthetic population; OUT=runs/demo
 	$(BIN)/proper-sim run demo --out $(OUT) --resume
+
+wheel-check: $(STAMP) ## the wheel alone, in an empty environment and folder: programs, files, a small demo
+	$(BIN)/python .ci/wheel_check.py
 
 test: lint audit pytest ## lint, types, known holes, tests; a few minutes on two cores
 

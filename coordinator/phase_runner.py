@@ -16,7 +16,8 @@ from torch import Tensor
 from coordinator.phase_cache import PhaseCache, Train
 from coordinator.phase_checks import check_finite
 from coordinator.phase_keys import Key, PhaseInputs
-from proper_model.progress import Progress
+from coordinator.step_curves import CURVE_FILE, curve_writer, keep_curve
+from proper_model.progress import Progress, Watch
 from proper_model.stages import PooledData, PooledUser, router_cohort
 from proper_model.stages.pooled_users import fingerprint_of, with_shuffled_identities
 from proper_model.text import Encoder
@@ -55,6 +56,7 @@ class PhaseRunner:
         people: who trains the stages after it.
         memory_bytes: what training may take beside the base; None: no limit.
         say: told how far each phase has come, under its name.
+        curves: folder for the phases' curves by step; None: they stay in the cache.
     """
 
     encoder: Encoder
@@ -64,6 +66,7 @@ class PhaseRunner:
     cache: PhaseCache
     memory_bytes: int | None
     say: Progress
+    curves: Path | None = None
 
     def cohort(self) -> list[int]:
         """Positions in `people.users` of those whose provisional LoRAs 3a trains."""
@@ -76,6 +79,8 @@ class PhaseRunner:
         phase = self.cache.phase(name, key)
         tensors, notes = phase.train_once(train)
         check_finite(name, tensors, phase.folder)
+        if self.curves is not None:
+            keep_curve(phase.folder, name, self.curves)
         return tensors, notes
 
     def how(self, phase: str, checkpoint: Path) -> dict[str, Any]:
@@ -86,3 +91,7 @@ class PhaseRunner:
             "checkpoint": checkpoint,
             "progress": lambda done, total: self.say(phase, done, total),
         }
+
+    def watch(self, checkpoint: Path) -> Watch:
+        """What a pooled training tells of every step, kept beside the phase's result."""
+        return curve_writer(checkpoint.with_name(CURVE_FILE))

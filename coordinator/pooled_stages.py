@@ -83,10 +83,9 @@ def run_pooled_stages(
     shuffle_identities: bool = False,
     memory_bytes: int | None = None,
     progress: Progress | None = None,
+    curves: Path | None = None,
 ) -> Release:
-    """Stages 1, 2 and 3a-3b, each frozen before the next.
-
-    Of a structure of stage 1 alone (`population_only`), the others are left out.
+    """Stages 1, 2 and 3a-3b, each frozen before the next; stage 1 alone where `population_only` says so.
 
     Args:
         beside: what the same users did in further tasks, trained together with the release's own.
@@ -94,6 +93,7 @@ def run_pooled_stages(
         shuffle_identities: have stages 2 and 3a-3b trained on items dealt to the wrong people.
         memory_bytes: what training may take beside the base; None: what a GPU has free, and no
             limit on a CPU.
+        curves: folder for loss and learning rate by step of every phase (`step_curves`).
 
     Raises DataError if there are too few pooled users to hold some back; NothingLearnedError if no
     expert, or no embedding, has moved from where it began; ConfigError if privacy is asked for and
@@ -116,7 +116,7 @@ def run_pooled_stages(
         *fingerprints, structure, settings, seed, *machine, grouped=people.fingerprint(data)
     )
     kept = PhaseCache(cache, {user.user_id for user in (*pooled, *personalized)})
-    stages = _Stages(PhaseRunner(encoder, data, people, inputs, kept, memory_bytes, say))
+    stages = _Stages(PhaseRunner(encoder, data, people, inputs, kept, memory_bytes, say, curves))
 
     population, notes1 = stages.population(model)
     merged = merge_population(model, settings.population, population).to(dtype)
@@ -176,6 +176,7 @@ class _Stages:
                 self.phases.data.held_back,
                 self.phases.inputs.settings,
                 **self.phases.how("population", checkpoint),
+                watch=self.phases.watch(checkpoint),
             )
             return state, report.as_dict()
 
@@ -198,6 +199,7 @@ class _Stages:
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
             how, more = self.phases.how("group", checkpoint), {}
+            how["watch"] = self.phases.watch(checkpoint)
             if inferring:
                 inferred, table, report = train_group_episodic(*pooled, **how)
                 more = inferred.tensors()
@@ -233,6 +235,7 @@ class _Stages:
                 table[chosen],
                 settings,
                 **self.phases.how("router", checkpoint),
+                watch=self.phases.watch(checkpoint),
             )
             return _split(adapted)[1], report.as_dict()
 

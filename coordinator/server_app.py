@@ -22,6 +22,7 @@ from coordinator.publish import PublishedBundle
 from coordinator.run_keys import signing_keys
 from coordinator.run_release import publish_release, published
 from coordinator.shipment import Shipment
+from coordinator.step_curves import CURVES
 from proper_model.errors import ProperError, SimulationError
 from proper_model.federation.machine import HARDWARE_FILE, facts
 from proper_model.federation.protocol import Kind, Status
@@ -151,6 +152,7 @@ def make_release(plan: RunPlan, report: Progress) -> PublishedBundle:
         shuffle_identities=plan.stage2_users is Stage2People.SHUFFLED,
         memory_bytes=plan.node_memory_bytes,
         progress=report,
+        curves=plan.server_folder / CURVES,
     )
     report("signing the release", 0, 1)
     published = publish_release(agreed.said_in(release), plan)

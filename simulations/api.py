@@ -53,7 +53,7 @@ class Run:
     """One simulated run; arguments are those of `proper-sim run`.
 
     Args:
-        data: folder with OPPU's or LaMP's files, or "demo".
+        data: folder with OPPU's or LaMP's files, a dataset as "hf:NAME", or "demo".
         out: folder for everything the run leaves; new or empty unless resumed.
         task: shipped task or path of a task file; base: folder or hub id. The demo has its own.
 
@@ -70,6 +70,7 @@ class Run:
         base: str | Path | None = None,
         preset: str | None = None,
         profile: str | Path | None = None,
+        columns: str | None = None,
         template: str | None = None,
         split: str = "given",
         stage2_users: str = "pooled",
@@ -94,6 +95,7 @@ class Run:
             base=None if base is None else str(base),
             preset=preset,
             profile=None if profile is None else str(profile),
+            columns=columns,
             template=template,
             split=split,
             stage2_users=stage2_users,
@@ -119,9 +121,19 @@ class Run:
         return plan_costs(self.options, progress)
 
     def execute(
-        self, *, resume: bool = False, show_examples: bool = False, progress: Progress = silent
+        self,
+        *,
+        resume: bool = False,
+        show_examples: bool = False,
+        tensorboard: str | Path | None = None,
+        progress: Progress = silent,
     ) -> RunResults:
-        """Run everything. Raises a ProperError child whose `hint` says what to do next."""
+        """Run everything; `tensorboard` is a folder for it as events. Raises a ProperError child whose `hint` says what to do next."""
         options = replace(self.options, resume=resume)
-        results = execute(options, progress, show_examples=show_examples)
+        results = execute(
+            options,
+            progress,
+            show_examples=show_examples,
+            tensorboard=None if tensorboard is None else Path(tensorboard),
+        )
         return RunResults(results, options.out)

@@ -50,24 +50,27 @@ def before(
 
 
 @app.command()
-def validate(data: o.Data, task: o.TaskName = None, template: o.TaskTemplate = None) -> None:
+def validate(
+    data: o.Data,
+    task: o.TaskName = None,
+    template: o.TaskTemplate = None,
+    columns: o.Columns = None,
+) -> None:
     """Say what is in DATA and what is wrong with it, by file, record and field.
 
-    DATA is a folder with OPPU's or LaMP's files, or one file in OPPU's form.
+    DATA is a folder with OPPU's or LaMP's files, one file in OPPU's form, or a dataset.
     """
-    from proper_model.data import validation
     from proper_model.tasks import load_task
     from simulations.reporting.tables import problem_lines, summary_table
-    from simulations.setup.sources import existing_data
+    from simulations.setup.sources import validate_data
 
     if data in DEMOS:
         say(f"{data} makes its own people, which need no validation; start it with: run {data}")
         return
     if task is None:
         raise missing_task()
-    path = existing_data(data, hint="give a folder with OPPU's or LaMP's files")
     with progress_bars() as show:
-        found = validation.validate(path, load_task(task, template=template), progress=show)
+        found = validate_data(data, load_task(task, template=template), columns, show)
     print_table(summary_table(found))
     for line in problem_lines(found):
         print_line(line)
@@ -132,11 +135,16 @@ def launch(
 
 @app.command()
 @o.takes_run_options
-def run(options: RunOptions, plan: o.Plan = False, show_examples: o.ShowExamples = False) -> None:
+def run(
+    options: RunOptions,
+    plan: o.Plan = False,
+    show_examples: o.ShowExamples = False,
+    tensorboard: o.Tensorboard = None,
+) -> None:
     """Train population and groups, personalize every test user through Flower, and score.
 
-    DATA is a folder with OPPU's or LaMP's files, or `demo` (also `demo:rate`, `demo:text`) for
-    synthetic people with a task and a tiny base of their own.
+    DATA is a folder with OPPU's or LaMP's files, a dataset, or `demo` (also `demo:rate`, `demo:text`)
+    for synthetic people with a task and a tiny base of their own.
     """
     check_out(options.places)
     _say_preset(options)
@@ -147,7 +155,7 @@ def run(options: RunOptions, plan: o.Plan = False, show_examples: o.ShowExamples
 
     try:
         with progress_bars() as show:
-            execute(options, show, show_examples=show_examples)
+            execute(options, show, show_examples=show_examples, tensorboard=tensorboard)
     except (KeyboardInterrupt, InterruptedRunError):
         raise InterruptedRunError(
             "interrupted",

@@ -18,6 +18,7 @@ from simulations.outcome.controls import controls_missing, run_controls
 from simulations.outcome.devices import incomplete
 from simulations.outcome.results import RESULTS_FILE, Results, write_document
 from simulations.outcome.rundata import load_run, run_plans
+from simulations.outcome.tensorboard_events import summary_writer, write_events
 from simulations.outcome.timings import FlowerClock, read_timings, timed
 from simulations.reporting.report import (
     REAL_NOTE,
@@ -34,11 +35,21 @@ from simulations.setup.run_folder import TRUTH_FILE, check_folds_folder
 REPORT_FILE = "report.html"
 
 
-def execute(options: RunOptions, progress: Progress, *, show_examples: bool = False) -> Results:
+def execute(
+    options: RunOptions,
+    progress: Progress,
+    *,
+    show_examples: bool = False,
+    tensorboard: Path | None = None,
+) -> Results:
     """Run everything that `options` ask for and leave results and report in `options.out`.
+
+    `tensorboard` is a folder for the run as events.
 
     Raises a ProperError child; InterruptedRunError on Ctrl-C during the federation.
     """
+    if tensorboard is not None:
+        summary_writer()  # what is missing is told now, not after hours
     runs = options.runs()
     with storage_errors(options.out):
         if options.all_folds:
@@ -46,7 +57,11 @@ def execute(options: RunOptions, progress: Progress, *, show_examples: bool = Fa
         for number, run in enumerate(runs, start=1):
             fold = f"fold {number} of {len(runs)}: " if options.all_folds else ""
             run_one(run, _prefixed(progress, fold))
-    return finish(options.out, progress, show_examples=show_examples)
+    results = finish(options.out, progress, show_examples=show_examples)
+    if tensorboard is not None:
+        with storage_errors(tensorboard):
+            write_events(options.out, tensorboard)
+    return results
 
 
 def run_one(run: OneRun, progress: Progress) -> RunPlan:

@@ -22,7 +22,7 @@ LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.MULTILINE)
 FOLDERS = (
     *("proper_model", "client", "coordinator", "simulations", "benchmarks"),
-    *("tests", "docs", "profiles", "results"),
+    *("tests", "docs", "profiles", "results", "examples"),
 )
 PATH = re.compile(rf"(?:{'|'.join(FOLDERS)})/[\w./-]*\w")
 # `docs/method.md 1.5 f, 1.7`; what says `section 5` is tests/test_readme.py's.

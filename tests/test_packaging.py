@@ -34,6 +34,7 @@ CANARY = "canary-of-a-private-history"
 # Libraries that a setting needs and others do without: the extra, and the one file that imports it.
 OPTIONAL = {
     "bitsandbytes": ("quantized", "proper_model/base/quantized.py"),
+    "datasets": ("datasets", "simulations/setup/dataset_rows.py"),
     "dp_accounting": ("privacy", "proper_model/accounting/accountant_program.py"),
     "gguf": ("gguf", "proper_model/base/gguf_header.py"),
     "keyring": ("keyring", "client/vault/keyring_store.py"),
@@ -155,6 +156,13 @@ def test_an_installed_wheel_finds_its_profiles(wheel: zipfile.ZipFile, tmp_path:
     printed = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(tmp_path)).split()
     assert printed[0] == str(tmp_path / "proper_model" / "profile_files")
     assert {"paper-a100", "small-gpu", "tiny"} <= set(printed[1:])
+
+
+@pytest.mark.full
+def test_a_wheel_alone_runs_the_demo(repository: Path, tmp_path: Path) -> None:
+    """In an empty environment and folder, without a file of the checkout: what `make wheel-check` runs."""
+    said = run([sys.executable, str(repository / ".ci" / "wheel_check.py")], tmp_path)
+    assert "the wheel needs nothing of the checkout" in said
 
 
 def test_fab_holds_the_code_of_three_packages(repository: Path, fab: zipfile.ZipFile) -> None:

@@ -18,6 +18,7 @@ from coordinator import pooled_stages as stages_module
 from coordinator.phase_cache import PhaseCache
 from coordinator.phase_checks import check_learned
 from coordinator.pooled_stages import run_pooled_stages
+from coordinator.step_curves import read_curve
 from proper_model.engine.checkpoint import load_checkpoint, save_checkpoint
 from proper_model.engine.pooled_settings import PooledReport
 from proper_model.errors import (
@@ -127,6 +128,21 @@ def test_killed_anywhere_the_stages_go_on_and_end_with_the_same_tensors(
     assert expected.shared.keys() == resumed.shared.keys()
     for name, tensor in expected.shared.items():
         assert torch.equal(tensor, resumed.shared[name]), name
+
+
+def test_a_run_has_every_phases_curve_also_of_the_cache(
+    base: Path, cache: Path, tmp_path: Path
+) -> None:
+    release = stages(base, cache, curves=tmp_path / "curves")  # trains nothing
+    assert release.notes is not None
+    for phase in ("population", "group", "router"):
+        losses = [step.loss or 0.0 for step in read_curve(tmp_path / "curves" / f"{phase}.jsonl")]
+        means = release.notes[phase]["training"]
+        an_epoch = len(losses) // len(means)
+        assert losses
+        assert [
+            sum(losses[i : i + an_epoch]) / an_epoch for i in range(0, len(losses), an_epoch)
+        ] == pytest.approx(means)
 
 
 def test_presets_share_stage_1_and_a_second_run_trains_nothing(base: Path, cache: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from coordinator.step_curves import curve_writer, read_curve
 from proper_model.engine.checkpoint import save_checkpoint
+from proper_model.engine.optimizer import linear_schedule
 from proper_model.engine.pooled_settings import PooledSettings
 from proper_model.engine.pooled_training import PooledTraining
 from proper_model.errors import CheckpointError, TrainingError
@@ -111,6 +113,45 @@ def test_a_killed_run_resumes_in_the_middle_of_an_epoch_to_the_same_bits(tmp_pat
     assert count.total.item() == whole_count.total.item() > 0
     for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_watch_sees_every_step_and_a_resumed_curve_is_whole(tmp_path: Path) -> None:
+    """Losses have the report's mean an epoch, rates follow the schedule; a kill leaves no step twice."""
+    flat = {"validate": lambda _: of_two(1.0)}
+    whole, _ = make(**flat)
+    report = whole.run(watch=curve_writer(tmp_path / "whole.jsonl"))
+    curve = read_curve(tmp_path / "whole.jsonl")
+    an_epoch, total = whole.steps_an_epoch, whole.steps_an_epoch * SETTINGS.epochs
+    assert [step.step for step in curve] == list(range(1, total + 1))
+    losses = [step.loss or 0.0 for step in curve]
+    means = [sum(losses[i : i + an_epoch]) / an_epoch for i in range(0, total, an_epoch)]
+    assert means == pytest.approx(report.training)
+    warm = int(SETTINGS.warmup_ratio * total)
+    rates = [1e-2 * linear_schedule(step, total, warm) for step in range(total)]
+    assert [step.learning_rate for step in curve] == pytest.approx(rates)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        if done == 5:
+            raise KilledError
+
+    state, path = tmp_path / "state", tmp_path / "killed.jsonl"
+    first, _ = make(state, **flat)
+    first.checkpoint_every_s = float("inf")
+    first.checkpoint_every = 3  # so that steps 4 and 5 are taken twice
+    with pytest.raises(KilledError):
+        first.run(kill, curve_writer(path))
+    with path.open("a") as file:
+        file.write('{"step": 6, "lo')  # of a machine that went down
+        file.write("\n")
+    second, _ = make(state, **flat)
+    second.run(watch=curve_writer(path))
+    assert len(path.read_text().splitlines()) == total + 3
+    assert read_curve(path) == curve
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_curve(tmp_path / "gone.jsonl") == ()
 
 
 def test_the_best_epoch_is_kept_and_training_stops_early() -> None:

@@ -7,7 +7,7 @@ text: counts, lengths, labels from the task's list, and problems by file, record
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,8 +79,28 @@ def validate(path: Path, task: Task, *, progress: Progress | None = None) -> Val
         _validate_oppu(files, task, report, pooled, test, progress)
     if not report.errors:
         _check_runnable(files, path.name, report, pooled, test)
+    return _reported(files, path.name, task, report, pooled, test)
+
+
+def validate_users(
+    users: Sequence[User], name: str, task: Task, report: Report
+) -> ValidationReport:
+    """The same of users who have been read, with what reading them reported; all of them are pooled."""
+    pooled, test = Collector(task), Collector(task)
+    for user in users:
+        pooled.add(user)
+    pooled.warn(name, report)
+    files = FileSet("dataset")
+    if not report.errors:
+        _check_runnable(files, name, report, pooled, test)
+    return _reported(files, name, task, report, pooled, test)
+
+
+def _reported(
+    files: FileSet, name: str, task: Task, report: Report, pooled: Collector, test: Collector
+) -> ValidationReport:
     return ValidationReport(
-        name=path.name,
+        name=name,
         task=task.name,
         template=task.template,
         form=files.form,
@@ -141,6 +161,8 @@ def _lacking(files: FileSet, pooled: Collector, test: Collector) -> str:
     """What the split `given` would find missing."""
     if files.form == "users":
         return "one file names no test users"
+    if files.form == "dataset":
+        return "a dataset names no test users"
     if not test.with_query:
         return "no test user has a query" if test.users else "there is no test user"
     if pooled.users < MIN_POOLED:

@@ -23,7 +23,7 @@ from proper_model.engine.training_loop import Row, TrainingLoop
 from proper_model.errors import TrainingError
 from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Batch, Encoded
-from proper_model.progress import Steps
+from proper_model.progress import Steps, Watch
 from proper_model.text.encoding import Encoder, epoch_order
 
 # (batch) -> loss per row [B], and an extra loss per row or None
@@ -97,6 +97,7 @@ class PooledTraining(TrainingLoop[float]):
         self.order: list[int] = []  # of the running epoch, derived and never saved
         self.epoch_loss = 0.0
         self.stopped = False
+        self.watch: Watch | None = None
         budget = free_bytes(device) if memory_bytes is None else memory_bytes
         if budget is not None:
             self._cut_within(budget)
@@ -105,8 +106,9 @@ class PooledTraining(TrainingLoop[float]):
     def steps_an_epoch(self) -> int:
         return -(-len(self.samples) // self.settings.batch_size)
 
-    def run(self, progress: Steps | None = None) -> PooledReport:
-        """Train to the end and leave the parameters at the best epoch."""
+    def run(self, progress: Steps | None = None, watch: Watch | None = None) -> PooledReport:
+        """Train to the end and leave the parameters at the best epoch; `watch` is told every step."""
+        self.watch = watch
         if not self._restore():
             self._judge()
         self._train(progress)
@@ -180,6 +182,11 @@ class PooledTraining(TrainingLoop[float]):
         torch.nn.utils.clip_grad_norm_(self.parameters, settings.max_grad_norm)
         self._move()
         self.epoch_loss += loss
+        self._tell(loss)
+
+    def _tell(self, loss: float | None) -> None:
+        if self.watch is not None:
+            self.watch(self.taken + 1, loss, float(self.optimizer.param_groups[0]["lr"]))
 
     def _move(self) -> None:
         """One step of the optimizer by the gradients that are there."""

@@ -101,6 +101,7 @@ class PrivateTraining(PooledTraining):
         del found  # no loss is looked at
         self._move()
         self._write_factors()
+        self._tell(None)
 
     def _clear(self) -> None:
         super()._clear()

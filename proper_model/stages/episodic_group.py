@@ -32,7 +32,7 @@ from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Batch, Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import group_pass
-from proper_model.progress import Steps
+from proper_model.progress import Steps, Watch
 from proper_model.settings.profile import StageSettings
 from proper_model.stages.group import experts_b, group_parameters, router_parameters
 from proper_model.stages.inferred_embedding import InferredEmbedding, analyse_variance
@@ -56,6 +56,7 @@ def train_group_episodic(
     memory_bytes: int | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Steps | None = None,
+    watch: Watch | None = None,
 ) -> tuple[InferredEmbedding, Tensor, PooledReport]:
     """Train stage 2 in place; returns the inference, the pooled users' embeddings [U, 1, e], a report.
 
@@ -94,7 +95,7 @@ def train_group_episodic(
         memory_bytes=memory_bytes,
         checkpoint=checkpoint,
     )
-    report = training.run(progress)
+    report = training.run(progress, watch)
     model.requires_grad_(False)
     stage.inferred.requires_grad_(False)
     with torch.no_grad():

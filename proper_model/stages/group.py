@@ -35,7 +35,7 @@ from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import group_pass
-from proper_model.progress import Steps
+from proper_model.progress import Steps, Watch
 from proper_model.settings.presets import Constraint
 from proper_model.settings.profile import StageSettings
 from proper_model.stages.constraint_loss import ConstraintObserver, RoutingMemory
@@ -61,6 +61,7 @@ def train_group(
     memory_bytes: int | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Steps | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, PooledReport]:
     """Train stage 2 in place; returns the pooled users' embeddings [U, tables, e] and a report.
 
@@ -83,7 +84,7 @@ def train_group(
         memory_bytes=memory_bytes,
         checkpoint=checkpoint,
     )
-    report = training.run(progress)
+    report = training.run(progress, watch)
     if stage.together:
         model.lora = model.new_user_lora([])
     model.requires_grad_(False)

@@ -34,7 +34,7 @@ from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Batch, Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, personal_pass
-from proper_model.progress import Steps
+from proper_model.progress import Steps, Watch
 from proper_model.settings.presets import UserRouting
 from proper_model.settings.profile import StageSettings
 from proper_model.stages.pooled_users import PooledUser
@@ -56,6 +56,7 @@ def train_lora_router(
     memory_bytes: int | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Steps | None = None,
+    watch: Watch | None = None,
 ) -> PooledReport:
     """Train every site's `W_l` in place. `embeddings [U, tables, e]` are the cohort's, frozen.
 
@@ -64,7 +65,9 @@ def train_lora_router(
     Where `W_l` replaces the user-aware router (preset `paper`), provisional LoRAs learned under the
     old routing do not fit the new one, so 3a and 3b run twice (docs/method.md 1.7).
     """
-    stage = _RouterStage(model, encoder, cohort, embeddings, settings, memory_bytes, progress)
+    stage = _RouterStage(
+        model, encoder, cohort, embeddings, settings, memory_bytes, progress, watch
+    )
     rounds = [UserRouting.USER_AWARE]
     if model.structure.user_routing is UserRouting.LORA_AWARE:
         rounds.append(UserRouting.LORA_AWARE)
@@ -88,6 +91,7 @@ class _RouterStage:
     settings: StageSettings
     memory_bytes: int | None
     progress: Steps | None
+    watch: Watch | None
 
     def provisional_loras(
         self, routing: UserRouting, seed: int, checkpoint: Checkpoint | None
@@ -154,7 +158,7 @@ class _RouterStage:
             memory_bytes=self.memory_bytes,
             checkpoint=checkpoint,
         )
-        report = training.run(self.progress)
+        report = training.run(self.progress, self.watch)
         model.requires_grad_(False)
         return report
 

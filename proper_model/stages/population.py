@@ -33,7 +33,7 @@ from proper_model.engine.pooled_settings import PooledReport, PooledSettings
 from proper_model.engine.private_training import training_for
 from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Encoded, budget_chunks
-from proper_model.progress import Steps
+from proper_model.progress import Steps, Watch
 from proper_model.settings.profile import StageSettings
 from proper_model.stages.pooled_users import PooledUser
 from proper_model.text.encoding import Encoder
@@ -50,6 +50,7 @@ def train_population(
     memory_bytes: int | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Steps | None = None,
+    watch: Watch | None = None,
 ) -> tuple[dict[str, Tensor], PooledReport]:
     """Eq. 5 on pooled users, judged on the queries of held-back ones; `base` is left as it was.
 
@@ -89,7 +90,7 @@ def train_population(
         memory_bytes=memory_bytes,
         checkpoint=checkpoint,
     )
-    report = training.run(progress)
+    report = training.run(progress, watch)
     state = population_state(peft)
     peft.unload()
     return state, report

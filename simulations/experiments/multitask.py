@@ -24,7 +24,6 @@ from torch import Tensor
 from client.person.adapting import merged, task_seed, task_state
 from client.person.learner import Learner, lora_report, samples_report, user_seed
 from client.person.state import PersonalState
-from proper_model.data import read_population
 from proper_model.engine import Samples
 from proper_model.errors import ConfigError, DataError
 from proper_model.evaluation import Scored
@@ -35,8 +34,9 @@ from proper_model.tasks import Task, User
 from simulations.experiments.asking import score_queries
 from simulations.experiments.common import Meter, Outcome, as_experiment, train_release
 from simulations.experiments.schema import Experiment
+from simulations.setup.columns import DATE, ID, USER
 from simulations.setup.options import Demo, OneRun, Reading
-from simulations.setup.sources import Source, choose_template, existing_data, load_source
+from simulations.setup.sources import Source, choose_template, load_source, read_data
 
 CONDITIONS = ("shared", "apart", "transferred", "mean")
 PAIRS = (
@@ -72,7 +72,7 @@ def multitask(
             "synthetic people have one task each", hint="give two data folders of the same users"
         )
     source = load_source(run.reading, progress)
-    both = second_of(source, run.reading, second_data or files.data, second_task)
+    both = second_of(source, run.reading, second_data or files.data, second_task, files.columns)
     source = replace(source, population=replace(source.population, pooled=both.pooled[0]))
     beside = [(both.pooled[1], both.tasks[1])]
     release = train_release(run, source, progress, beside=beside)
@@ -88,15 +88,18 @@ def multitask(
     return as_experiment("multitask", run.training, source, both.tasks, outcome)
 
 
-def second_of(source: Source, reading: Reading, data: str, name: str) -> TwoTasks:
+def second_of(
+    source: Source, reading: Reading, data: str, name: str, columns: Mapping[str, str]
+) -> TwoTasks:
     """What the source's users do in a second task. Raises DataError if hardly anybody has two."""
     task, _ = choose_template(name, reading.template, source.settings)
     if task.name == source.task.name:
         raise ConfigError(
             f"both tasks are {task.name}", hint="--second-task must name another task"
         )
-    path = existing_data(data, hint="--second-data takes a data folder")
-    population = read_population(path, task)
+    known = (USER, DATE, ID, *task.fields)
+    named = {meaning: column for meaning, column in columns.items() if meaning in known}
+    population, _ = read_data(data, task, named, hint="--second-data takes data of the same users")
     others = {user.user_id: user for user in (*population.pooled, *population.test)}
     most = reading.people.max_items
     pooled = _divided(source.population.pooled, others, most, least=0)

@@ -1,5 +1,6 @@
 """What a run left behind: devices, predictions, times, results."""
 
 __all__ = [
-    "controls", "details", "devices", "environment", "results", "rundata", "timings",
+    "controls", "details", "devices", "environment", "results", "rundata", "tensorboard_events",
+    "timings",
 ]

@@ -28,7 +28,8 @@ def _gib(text: str) -> float:
 RUN_OPTIONS: Mapping[str, Any] = {
     "data": typer.Argument(
         metavar="DATA",
-        help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
+        help="Folder with OPPU's or LaMP's files, a dataset (hf:NAME[@REVISION][:SPLIT], or a folder of "
+        "arrow), or 'demo' (also demo:rate, demo:text).",
         show_default=False,
     ),
     "out": typer.Option(metavar="OUT", help="Folder for everything the run leaves."),
@@ -43,6 +44,11 @@ RUN_OPTIONS: Mapping[str, Any] = {
     "profile": typer.Option(
         help="Hyperparameters: tiny, tiny-few, small-gpu, smollm2-cpu, smollm2-gpu, paper-a100, "
         "released-a100, demo, or a TOML file (default: tiny; demo for the demo)",
+    ),
+    "columns": typer.Option(
+        metavar="USER=COLUMN,...",
+        help="What a dataset's columns mean, where their names do not say it: user, date, id, and the "
+        "task's fields, such as user=author,text=body.",
     ),
     "template": typer.Option(help="Template set of the task. (default: the profile's)"),
     "split": typer.Option(
@@ -130,6 +136,7 @@ BENCHMARK_OPTIONS: Mapping[str, Any] = {
 
 Data = Annotated[str, RUN_OPTIONS["data"]]
 TaskName = Annotated[str | None, RUN_OPTIONS["task"]]
+Columns = Annotated[str | None, RUN_OPTIONS["columns"]]
 TaskTemplate = Annotated[
     str | None, typer.Option(help="Template set of the task. (default: the task's)")
 ]
@@ -145,6 +152,13 @@ ShowExamples = Annotated[
     typer.Option(
         "--show-examples",
         help="Show one query with its text in the report; synthetic people are always shown.",
+    ),
+]
+Tensorboard = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Write the run's curves, scores and settings into DIR for TensorBoard.",
     ),
 ]
 Phases = Annotated[bool, typer.Option("--phases", help="Seconds by phase, a column a run.")]

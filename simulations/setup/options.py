@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,8 @@ from proper_model.settings import (
     usual_preset,
 )
 from proper_model.storage.files import storage_errors
+from simulations.setup.columns import parse_columns
+from simulations.setup.dataset_rows import PREFIX, parse_name
 
 CONTROL_ARMS = ("stage3-shuffled",)
 ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", *CONTROL_ARMS)
@@ -61,11 +64,15 @@ def missing_task() -> ConfigError:
 
 @dataclass(frozen=True)
 class Files:
-    """Real people: a folder of OPPU's or LaMP's files, under a task and for a base."""
+    """Real people: OPPU's or LaMP's files or a dataset, under a task and for a base.
+
+    `columns` are a dataset's by what they mean.
+    """
 
     data: str
     task: str
     base: str
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,7 @@ class OneRun:
 class RunOptions:
     """Everything `proper-sim run` takes. `None` means: the default of the data or profile.
 
-    `data` is a folder, or one of DEMOS for synthetic people with a base of their own.
+    `data` is a folder, a dataset as `hf:NAME`, or one of DEMOS for synthetic people with a base of their own.
     `folds` > 1 with `fold` None stands for all folds, one after another, scored together.
     """
 
@@ -176,6 +183,7 @@ class RunOptions:
     base: str | None = None
     preset: str | None = None
     profile: str | None = None
+    columns: str | None = None
     template: str | None = None
     split: str = "given"
     stage2_users: str = "pooled"
@@ -251,7 +259,7 @@ class RunOptions:
         else:
             assert self.task is not None  # by `_check_data`
             assert self.base is not None
-            origin = Files(self.data, self.task, self.base)
+            origin = Files(self.data, self.task, self.base, parse_columns(self.columns))
         people = People(
             self.split,
             fold,
@@ -282,6 +290,14 @@ class RunOptions:
         demo = self.data in DEMOS
         if self.data.startswith("demo:") and not demo:
             raise ConfigError(f"unknown demo '{self.data}'", hint="known: " + ", ".join(DEMOS))
+        if demo and self.columns is not None:
+            raise ConfigError(
+                "--columns says what the columns of a dataset mean, but the demo has none",
+                hint="leave it out, or give hf:NAME instead of 'demo'",
+            )
+        parse_columns(self.columns)
+        if self.data.startswith(PREFIX):
+            parse_name(self.data)
         if demo:
             if self.task is not None or self.base is not None:
                 raise ConfigError(

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coordinator.consents import read_consents
 from proper_model.answering import label_starts
 from proper_model.checks import FoundBase, base_beside, check_base, find_base, is_gguf
-from proper_model.data import apply_split, check_pool, effective_split, read_population
-from proper_model.errors import DataError, TaskError
+from proper_model.data import (
+    apply_split,
+    check_pool,
+    effective_split,
+    read_population,
+    validation,
+)
+from proper_model.errors import ConfigError, DataError, TaskError
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings
 from proper_model.tasks import Example, Population, Report, Task, counted, load_task
 from proper_model.text import Encoder, label_warnings, text_warnings
+from simulations.setup.columns import parse_columns
+from simulations.setup.dataset_people import read_dataset
+from simulations.setup.dataset_rows import is_dataset, parse_name
 from simulations.setup.options import Demo, Files, Reading
 
+DATA_HINT = "give a folder with OPPU's or LaMP's files, or a dataset as hf:NAME"
 MOST_WARNINGS = 5  # shown by a run; `validate` shows all
 
 
@@ -100,18 +110,22 @@ def _tell(warnings: Sequence[str]) -> None:
 def _real(files: Files, reading: Reading, progress: Progress) -> Source:
     settings = reading.settings
     task, warnings = choose_template(files.task, reading.template, settings)
-    path = existing_data(
-        files.data, hint="give a folder with OPPU's or LaMP's files, or the word demo"
-    )
     name = base_beside(files.base, progress) if is_gguf(files.base) else files.base
     found = check_base(name, settings)
     progress("reading users", 0, 0)
     report = Report()
-    population = read_population(path, task, report=report, progress=progress)
+    population, people = read_data(
+        files.data,
+        task,
+        files.columns,
+        hint=f"{DATA_HINT}, or the word demo",
+        report=report,
+        progress=progress,
+    )
     doubts = _doubts(found, settings, task, population)
     base = Path(name).expanduser()
     return Source(
-        name=path.resolve().name,
+        name=people,
         population=population,
         task=task,
         base=str(base.resolve()) if base.is_dir() else name,
@@ -119,6 +133,51 @@ def _real(files: Files, reading: Reading, progress: Progress) -> Source:
         settings=settings,
         warnings=(*warnings, *doubts, *(str(group) for group in report.groups)),
     )
+
+
+def read_data(
+    data: str,
+    task: Task,
+    columns: Mapping[str, str],
+    *,
+    hint: str = DATA_HINT,
+    report: Report | None = None,
+    progress: Progress | None = None,
+) -> tuple[Population, str]:
+    """Everybody in DATA, and what results call them: of a dataset, or of OPPU's or LaMP's files.
+
+    `columns` are a dataset's by what they mean. Raises DataError with place, or with the hint if there is
+    nothing; ConfigError for columns of files that have none.
+    """
+    report = Report() if report is None else report
+    if is_dataset(data):
+        name = parse_name(data)
+        return read_dataset(name, task, columns, report=report, progress=progress), name.short
+    path = existing_data(data, hint=hint)
+    check_no_columns(data, columns)
+    return read_population(path, task, report=report, progress=progress), path.resolve().name
+
+
+def validate_data(
+    data: str, task: Task, columns: str | None, progress: Progress
+) -> validation.ValidationReport:
+    """What is in DATA and what is wrong with it. Raises as `read_data`, but not for a fault of a record."""
+    given = parse_columns(columns)
+    if not is_dataset(data):
+        check_no_columns(data, given)
+        return validation.validate(existing_data(data, hint=DATA_HINT), task, progress=progress)
+    report = Report(strict=False)
+    population, name = read_data(data, task, given, report=report, progress=progress)
+    return validation.validate_users(population.pooled, name, task, report)
+
+
+def check_no_columns(data: str, columns: Mapping[str, str]) -> None:
+    """Raise ConfigError for columns of what has none."""
+    if columns:
+        raise ConfigError(
+            f"--columns says what the columns of a dataset mean, but {data} is none",
+            hint="leave it out, or give hf:NAME",
+        )
 
 
 def existing_data(data: str, *, hint: str) -> Path:

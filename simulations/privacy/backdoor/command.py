@@ -18,6 +18,7 @@ from simulations.privacy.results.options import (
     LEAST_PEOPLE,
     BaseOf,
     Cache,
+    ColumnsOf,
     Out,
     Preset,
     ProfileOf,
@@ -41,6 +42,7 @@ def backdoor(
     data: Data = "demo:text",
     task: TaskOf = None,
     base: BaseOf = None,
+    columns: ColumnsOf = None,
     preset: Preset = None,
     profile: ProfileOf = None,
     seeds: Seeds = "0,1,2,3,4",
@@ -72,7 +74,7 @@ def backdoor(
     structure = structure_for(preset, settings)
     with storage_errors(out), progress_bars() as show:
         plan = prepared(
-            people_of(data, task, base, settings, out / "bases", people, show),
+            people_of(data, task, base, settings, out / "bases", people, show, columns),
             structure,
             settings,
             design="random",

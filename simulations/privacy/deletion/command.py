@@ -10,6 +10,7 @@ from simulations.outcome.timings import progress_bars
 from simulations.privacy.results.options import (
     BaseOf,
     Cache,
+    ColumnsOf,
     Data,
     Out,
     People,
@@ -31,6 +32,7 @@ def deletion(
     data: Data = "demo",
     task: TaskOf = None,
     base: BaseOf = None,
+    columns: ColumnsOf = None,
     preset: Preset = None,
     profile: ProfileOf = None,
     seeds: Seeds = "0,1,2,3,4",
@@ -65,7 +67,7 @@ def deletion(
 
     with storage_errors(out), progress_bars() as show:
         candidates = load_candidates(
-            *(data, task, base, settings),
+            *(data, task, base, settings, columns),
             bases=out / "bases",
             people=people,
             max_items=max_items,

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proper_model.errors import ConfigError
+from proper_model.settings import preset
 from simulations.outcome.timings import progress_bars
 from simulations.privacy.results.options import (
     BaseOf,
     Cache,
+    ColumnsOf,
     Data,
     Out,
     ProfileOf,
@@ -65,6 +67,7 @@ def epsilon(
     out: Out,
     task: TaskOf = None,
     base: BaseOf = None,
+    columns: ColumnsOf = None,
     profile: ProfileOf = None,
     epsilons: Epsilons = "1,2,4,8,inf",
     seeds: Seeds = "0,1,2,3,4",
@@ -85,7 +88,6 @@ def epsilon(
 
     A finite epsilon needs `make accountant`. Finished seeds of an epsilon in OUT are not trained again.
     """
-    from proper_model.settings import preset
     from proper_model.storage.files import storage_errors
     from simulations.privacy.epsilon.plan import Plan, plain, promises_of
     from simulations.privacy.epsilon.seeds import epsilon_of
@@ -111,7 +113,7 @@ def epsilon(
 
     with storage_errors(out), progress_bars() as show:
         found = load_candidates(
-            *(data, task, base, settings),
+            *(data, task, base, settings, columns),
             bases=out / "bases",
             people=people,
             max_items=max_items,

@@ -10,6 +10,7 @@ from simulations.outcome.timings import progress_bars
 from simulations.privacy.results.options import (
     BaseOf,
     Cache,
+    ColumnsOf,
     Data,
     Out,
     People,
@@ -58,6 +59,7 @@ def membership(
     out: Out,
     task: TaskOf = None,
     base: BaseOf = None,
+    columns: ColumnsOf = None,
     preset: Preset = None,
     profile: ProfileOf = None,
     seeds: Annotated[str, typer.Option(metavar="S,T", help="Draws of members.")] = "0,1,2,3,4",
@@ -90,7 +92,7 @@ def membership(
 
     with storage_errors(out), progress_bars() as show:
         candidates = load_candidates(
-            *(data, task, base, settings),
+            *(data, task, base, settings, columns),
             bases=out / "bases",
             people=people,
             max_items=max_items,

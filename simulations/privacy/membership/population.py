@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from proper_model.data import read_population
 from proper_model.errors import ConfigError, DataError
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings
 from proper_model.tasks import HistoryItem, Task, User
 from simulations.privacy.results.options import LEAST_PEOPLE
+from simulations.setup.columns import parse_columns
 from simulations.setup.options import DEMOS
-from simulations.setup.sources import choose_template, existing_data
+from simulations.setup.sources import DATA_HINT, choose_template, read_data
 
 if TYPE_CHECKING:
     from simulations.synthetic.people import SyntheticPopulation
@@ -130,6 +130,7 @@ def load_candidates(
     task: str | None,
     base: str | None,
     settings: StageSettings,
+    columns: str | None,
     *,
     bases: Path,
     people: int | None,
@@ -141,6 +142,7 @@ def load_candidates(
 
     Args:
         check: called with the candidates before a base is made for them; what it raises ends it all.
+        columns: of a dataset, by what they mean.
 
     Raises DataError if there are too few with enough items; ConfigError for options that contradict.
     """
@@ -152,14 +154,15 @@ def load_candidates(
         users, name = (*made.population.pooled, *made.population.test), made.task
         chosen, _ = choose_template(name, None, settings)
     else:
-        known = "give a folder with OPPU's or LaMP's files; or " + ", ".join(sorted(DEMOS))
-        path = existing_data(data, hint=known)
         if task is None or base is None:
             raise ConfigError(f"{data} needs --task and --base", hint="or attack the demo's people")
         chosen, _ = choose_template(task, None, settings)
         progress("reading users", 0, 0)
-        population = read_population(path, chosen, progress=progress)
-        users, name = (*population.pooled, *population.test), path.resolve().name
+        known = f"{DATA_HINT}; or " + ", ".join(sorted(DEMOS))
+        population, name = read_data(
+            data, chosen, parse_columns(columns), hint=known, progress=progress
+        )
+        users = (*population.pooled, *population.test)
     able = [
         replace(user, history=user.history[-max_items:])
         for user in users

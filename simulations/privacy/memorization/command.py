@@ -10,6 +10,7 @@ from simulations.outcome.timings import progress_bars
 from simulations.privacy.results.options import (
     BaseOf,
     Cache,
+    ColumnsOf,
     Out,
     People,
     Preset,
@@ -68,6 +69,7 @@ def canaries(
     data: Data = "demo:text",
     task: TaskOf = None,
     base: BaseOf = None,
+    columns: ColumnsOf = None,
     preset: Preset = None,
     profile: ProfileOf = None,
     seeds: Annotated[
@@ -95,7 +97,7 @@ def canaries(
     structure = structure_for(preset, settings)
     with storage_errors(out), progress_bars() as show:
         plan = prepared(
-            people_of(data, task, base, settings, out / "bases", people, show),
+            people_of(data, task, base, settings, out / "bases", people, show, columns),
             structure,
             settings,
             design=design,
@@ -129,13 +131,14 @@ def people_of(
     bases: Path,
     people: int | None,
     show: Progress,
+    columns: str | None,
 ) -> Candidates:
     """Candidates with at most MOST_ITEMS items each; what takes no canary is refused before a base is made."""
     from simulations.privacy.membership.population import load_candidates
     from simulations.privacy.memorization.planting import check_people
 
     return load_candidates(
-        *(data, task, base, settings),
+        *(data, task, base, settings, columns),
         bases=bases,
         people=people,
         max_items=MOST_ITEMS,

@@ -11,6 +11,7 @@ from simulations.privacy.results.options import (
     LEAST_PEOPLE,
     BaseOf,
     Cache,
+    ColumnsOf,
     Data,
     Out,
     Preset,
@@ -60,6 +61,7 @@ def poisoning(
     data: Data = "demo",
     task: TaskOf = None,
     base: BaseOf = None,
+    columns: ColumnsOf = None,
     preset: Preset = None,
     profile: ProfileOf = None,
     seeds: Seeds = "0,1,2,3,4",
@@ -94,7 +96,7 @@ def poisoning(
 
     with storage_errors(out), progress_bars() as show:
         candidates = load_candidates(
-            *(data, task, base, settings),
+            *(data, task, base, settings, columns),
             bases=out / "bases",
             people=pooled + NEWCOMERS if people is None else people,
             max_items=max_items,

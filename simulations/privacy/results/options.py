@@ -40,11 +40,16 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:tag, demo:text).",
+        help="Folder with OPPU's or LaMP's files, a dataset (hf:NAME), or 'demo' (also demo:rate, demo:tag, "
+        "demo:text).",
     ),
 ]
 TaskOf = Annotated[str | None, typer.Option("--task", metavar="T", help="Task of a data folder.")]
 BaseOf = Annotated[str | None, typer.Option("--base", metavar="B", help="Base for a data folder.")]
+ColumnsOf = Annotated[
+    str | None,
+    typer.Option("--columns", metavar="USER=COLUMN,...", help="What a dataset's columns mean."),
+]
 Preset = Annotated[
     str | None, typer.Option(help="Structure of the model. (default: the usual one of the profile)")
 ]
