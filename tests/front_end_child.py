@@ -1,6 +1,6 @@
 """Gradio's chat over an OpenAI endpoint, driven by its own client; runs in the environment of `make front-end`.
 
-    python front_end_child.py MODEL SYSTEM QUESTION...     (BASE_URL and TOKEN from the environment)
+    python front_end_child.py MODEL QUESTION...     (BASE_URL and TOKEN from the environment)
 
 Prints a JSON list: for an interface that streams and one that does not, the answers to the questions in
 turn, one conversation each.
@@ -18,7 +18,7 @@ def main() -> None:
     import gradio
     from gradio_client import Client
 
-    model, system, *questions = sys.argv[1:]
+    model, *questions = sys.argv[1:]
     answers = []
     for streaming in (True, False):
         chat = gradio.load_chat(
@@ -26,7 +26,6 @@ def main() -> None:
             model=model,
             token=os.environ["TOKEN"],
             file_types=None,
-            system_message=system or None,
             streaming=streaming,
             api_name="chat",
         )
