@@ -20,7 +20,6 @@ FIRST, SECOND = "a clever prisoner digs a tunnel", "and a silent cell"
 
 @pytest.mark.full
 def test_gradio_chats(repository: Path, tmp_path: Path) -> None:
-    """Without a system text: Gradio 6.31 cannot read the one that its own `load_chat` takes."""
     python = repository / ".venv" / "front-end" / "bin" / "python"
     if not python.exists():
         pytest.skip("needs make front-end")
@@ -45,4 +44,4 @@ def test_gradio_chats(repository: Path, tmp_path: Path) -> None:
             first = whole(client, [said("user", FIRST)])["text"]
             talk = [said("user", FIRST), said("assistant", first), said("user", SECOND)]
             second = whole(client, talk)["text"]
-    assert json.loads(done.stdout) == [[first, second]] * 2
+    assert json.loads(done.stdout.splitlines()[-1]) == [[first, second]] * 2
