@@ -22,7 +22,7 @@ from client.person.answering import Personal
 from client.person.workspace import Keys, Memory, Workspace
 from proper_model.answering import Sampling, seeded
 from proper_model.errors import ConfigError, DataError
-from proper_model.text import Message
+from proper_model.text import ChatMessage
 from tests.device_cli import CANARY, Person
 from tests.documents import document
 from tests.serve_process import adapted_person
@@ -58,8 +58,8 @@ def typed(monkeypatch: pytest.MonkeyPatch, *lines: str | bytes) -> None:
 def answer(mine: Personal, *texts: str, system: str | None = None, **how: Any) -> str:
     """The oracle: the model itself, asked with the whole conversation."""
     roles: Any = ("user", "assistant")
-    messages = [Message(roles[i % 2], text) for i, text in enumerate(texts)]
-    first = [] if system is None else [Message("system", system)]
+    messages = [ChatMessage(roles[i % 2], text) for i, text in enumerate(texts)]
+    first = [] if system is None else [ChatMessage("system", system)]
     return "".join(mine.answer([*first, *messages], stage=how.pop("stage", "3"), **how))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proper_model.errors import BaseModelError, ConfigError
-from proper_model.text.conversation import Message, Role, in_order
+from proper_model.text.conversation import ChatMessage, Role, in_order
 from proper_model.text.plain_text import control_ids
 from tests.test_plain_text import CHAT, MARKERS, encoder, tokenizer
 
@@ -19,10 +19,10 @@ ALTERNATES = (
 )
 
 
-def said(*texts: str) -> list[Message]:
+def said(*texts: str) -> list[ChatMessage]:
     """`s:`, `u:` or `a:` and a text each."""
     roles: dict[str, Role] = {"s": "system", "u": "user", "a": "assistant"}
-    return [Message(roles[text[0]], text[2:]) for text in texts]
+    return [ChatMessage(roles[text[0]], text[2:]) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_conversation_that_nobody_can_answer_is_refused(messages: list[str]) -
         in_order(said(*messages))
 
 
-def rendered(made: Any, messages: list[Message]) -> list[int]:
+def rendered(made: Any, messages: list[ChatMessage]) -> list[int]:
     """As transformers itself has it."""
     turns = [{"role": one.role, "content": one.text} for one in messages]
     text = made.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -92,9 +92,9 @@ def test_a_template_that_fails_all_the_same_is_an_error_without_text() -> None:
 def test_a_marker_in_a_message_is_text(chat: bool, marker: str) -> None:
     made = tokenizer("bytes", chat=chat, plain="[INST]")
     control, ours = control_ids(made), encoder(made)
-    marked = [Message(one.role, f"{marker} {one.text}{marker}x") for one in TALK]
+    marked = [ChatMessage(one.role, f"{marker} {one.text}{marker}x") for one in TALK]
 
-    def found(messages: list[Message]) -> list[int]:
+    def found(messages: list[ChatMessage]) -> list[int]:
         return [i for i in ours.conversation(messages) if i in control]
 
     assert found(marked) == found(TALK)

@@ -19,14 +19,13 @@ FIRST, SECOND = "a clever prisoner digs a tunnel", "and a silent cell"
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("system", ["", "answer with a tag"])
-def test_gradio_chats(repository: Path, tmp_path: Path, system: str) -> None:
+def test_gradio_chats(repository: Path, tmp_path: Path) -> None:
     python = repository / ".venv" / "front-end" / "bin" / "python"
     if not python.exists():
         pytest.skip("needs make front-end")
     with serve_process(adapted_person(tmp_path)) as serving:
         done = subprocess.run(
-            [python, "-I", Path(__file__).parent / "front_end_child.py", "proper", system]
+            [python, "-I", Path(__file__).parent / "front_end_child.py", "proper"]
             + [FIRST, SECOND],
             capture_output=True,
             text=True,
@@ -42,9 +41,7 @@ def test_gradio_chats(repository: Path, tmp_path: Path, system: str) -> None:
         )
         assert done.returncode == 0, done.stderr
         with openai.OpenAI(base_url=serving.base_url, api_key=serving.token) as client:
-            before = [said("system", system)] if system else []
-            first = whole(client, [*before, said("user", FIRST)])["text"]
-            # Gradio says the system's text with the first message only.
+            first = whole(client, [said("user", FIRST)])["text"]
             talk = [said("user", FIRST), said("assistant", first), said("user", SECOND)]
             second = whole(client, talk)["text"]
-    assert json.loads(done.stdout) == [[first, second]] * 2
+    assert json.loads(done.stdout.splitlines()[-1]) == [[first, second]] * 2

@@ -10,7 +10,7 @@ from serving import CREATED, FakeSession, running
 
 from client.serving.openai_schema import NEUTRAL, REFUSED, WITHOUT_EFFECT
 from client.serving.session import Manner
-from proper_model.text import Message
+from proper_model.text import ChatMessage
 
 TEXT = {"model": "proper", "prompt": "a b c"}
 CHAT = {"model": "proper", "messages": [{"role": "user", "content": "a b c"}]}
@@ -270,7 +270,7 @@ def test_an_answer_comes_back_as_it_was_sent(client, session) -> None:
     more |= {"metadata": {"title": "x"}, "options": []}  # Gradio's
     messages = [*CHAT["messages"], {**answer, **more}, HELLO]
     assert client.post("/v1/chat/completions", json={**CHAT, "messages": messages}).is_success
-    assert session.asked[-1][0][1] == Message("assistant", "3: a b c")
+    assert session.asked[-1][0][1] == ChatMessage("assistant", "3: a b c")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from serving import TOKEN, WEIGHTS, FakeSession, Gate, running, wait_until
 from client.serving.session import Manner
 from client.serving.turns import Turns, Worker
 from proper_model.errors import DataError, StorageError
-from proper_model.text import Message
+from proper_model.text import ChatMessage
 
 TEXT = {"model": "proper", "prompt": "a b c"}
 STREAM = {**TEXT, "stream": True}
@@ -64,7 +64,7 @@ def test_leaving_a_generation_closes_it_in_its_own_thread() -> None:
     turns = Turns(session)
 
     async def leave_early():
-        asked = [Message("user", "a b")]
+        asked = [ChatMessage("user", "a b")]
         async with turns.turn(), turns.generating(asked, stage="2", manner=Manner()) as step:
             assert await step() == "2:"
         return step

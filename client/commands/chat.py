@@ -27,7 +27,7 @@ from proper_model.tasks import counted, parse_depth
 if TYPE_CHECKING:
     from client.person.answering import Personal, Wording
     from proper_model.answering import Sampling
-    from proper_model.text import Message
+    from proper_model.text import ChatMessage
 
 HELP = """\
 /stage N      1 population, 2 group, 3 personal
@@ -146,7 +146,7 @@ class Talk:
     system: str | None
     sampling: Sampling | None
     max_tokens: int | None
-    said: list[Message] = field(default_factory=list)
+    said: list[ChatMessage] = field(default_factory=list)
     asked_as: Wording | None = None
     answers: list[dict[str, Any]] = field(default_factory=list)
 
@@ -156,9 +156,9 @@ class Talk:
 
     def answer(self, text: str) -> Generator[str, None, None]:
         """The answer to a message, in pieces; what was said of it stays, however it ended."""
-        from proper_model.text import Message
+        from proper_model.text import ChatMessage
 
-        self.said.append(Message("user", text))
+        self.said.append(ChatMessage("user", text))
         pieces: list[str] = []
         try:
             self._make_room()
@@ -175,16 +175,16 @@ class Talk:
                     yield piece
         finally:
             if pieces:
-                self.said.append(Message("assistant", "".join(pieces)))
+                self.said.append(ChatMessage("assistant", "".join(pieces)))
                 told = {"stage": self.stage, "wording": self.asked_as, "text": "".join(pieces)}
                 self.answers.append(told)
             else:  # nothing was answered, so it was never said
                 self.said.pop()
 
-    def _messages(self) -> list[Message]:
-        from proper_model.text import Message
+    def _messages(self) -> list[ChatMessage]:
+        from proper_model.text import ChatMessage
 
-        first = [] if self.system is None else [Message("system", self.system)]
+        first = [] if self.system is None else [ChatMessage("system", self.system)]
         return first + self.said
 
     def _make_room(self) -> None:

@@ -22,7 +22,7 @@ from proper_model.model import AdaptedModel, MakePass
 from proper_model.release.contents import Release
 from proper_model.settings import presets
 from proper_model.tasks import Depth, Example, HistoryItem, OwnItems, Query, Task
-from proper_model.text import Encoder, Message
+from proper_model.text import ChatMessage, Encoder
 
 Wording = Literal["task", "chat"]
 CHAT_TOKENS = 512  # of an answer in a conversation, where nobody says how many
@@ -31,7 +31,7 @@ MEAN = "stage2-mean"
 ROWS_AT_ONCE = 64  # of routing weights: bounded memory for long histories
 
 
-def wording_of(messages: Sequence[Message]) -> Wording:
+def wording_of(messages: Sequence[ChatMessage]) -> Wording:
     """How a conversation is put to the model.
 
     `task`: one message of the user, and nothing before it, is a question of the task that was trained,
@@ -171,11 +171,11 @@ class Personal:
         self, text: str, *, stage: str, max_tokens: int | None = None
     ) -> Generator[str, None, Ended]:
         """The answer to a question, greedily decoded, in pieces. Raises as `answer`."""
-        return self.answer([Message("user", text)], stage=stage, max_tokens=max_tokens)
+        return self.answer([ChatMessage("user", text)], stage=stage, max_tokens=max_tokens)
 
     def answer(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[ChatMessage],
         *,
         stage: str,
         max_tokens: int | None = None,
@@ -215,7 +215,7 @@ class Personal:
             stop=ends,
         )
 
-    def asked_tokens(self, messages: Sequence[Message], *, stage: str) -> list[int]:
+    def asked_tokens(self, messages: Sequence[ChatMessage], *, stage: str) -> list[int]:
         """A conversation as the model reads it; a question of the task alone as `prompt_tokens`."""
         if wording_of(messages) == "task":
             return self.prompt_tokens(messages[-1].text, stage=stage)

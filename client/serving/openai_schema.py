@@ -21,7 +21,7 @@ from client.serving.faults import Body, RequestError
 from client.serving.session import Manner
 from proper_model.answering import SEEDS
 from proper_model.errors import ConfigError
-from proper_model.text import Message, Role, in_order
+from proper_model.text import ChatMessage, Role, in_order
 
 # Accepted with one of these values (or null), which say what happens anyway.
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -71,7 +71,7 @@ class TextPart(Body):
     text: str
 
 
-class ChatMessage(Body):
+class SentMessage(Body):
     """A message; what an answer of ours holds beside its text may come back with it, empty.
 
     `metadata` and `options` are what front ends (Gradio's) keep with a message to show it; they are
@@ -159,7 +159,7 @@ class CompletionRequest(_Request):
 
 
 class ChatRequest(_Request):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[SentMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -167,7 +167,7 @@ class ChatRequest(_Request):
 class Asked:
     """What a request comes down to; `messages` are in order (`proper_model.text.in_order`)."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
     model: str
     stage: str
     manner: Manner
@@ -190,7 +190,7 @@ def asked_by(request: CompletionRequest | ChatRequest, models: Mapping[str, str]
         messages, max_tokens = _conversation(request), _chat_limit(request)
     else:
         prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[0]
-        messages, max_tokens = (Message("user", prompt),), request.max_tokens
+        messages, max_tokens = (ChatMessage("user", prompt),), request.max_tokens
     return Asked(
         messages=messages,
         model=request.model,
@@ -201,9 +201,9 @@ def asked_by(request: CompletionRequest | ChatRequest, models: Mapping[str, str]
     )
 
 
-def _conversation(request: ChatRequest) -> tuple[Message, ...]:
+def _conversation(request: ChatRequest) -> tuple[ChatMessage, ...]:
     try:
-        return in_order([Message(ROLES[one.role], one.text) for one in request.messages])
+        return in_order([ChatMessage(ROLES[one.role], one.text) for one in request.messages])
     except ConfigError as error:
         raise RequestError(400, error.message, param="messages") from None
 

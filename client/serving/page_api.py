@@ -23,7 +23,7 @@ from client.serving.session import Ending, ForgetReport, Manner
 from client.serving.streams import Emit, EventStream, whole_or_gone
 from client.serving.turns import Turns
 from proper_model.errors import InterruptedRunError
-from proper_model.text import Message
+from proper_model.text import ChatMessage
 
 
 class CompareRequest(Body):
@@ -99,7 +99,7 @@ class PageApi:
 
     async def _compare(self, body: CompareRequest, emit: Emit) -> None:
         """Stage after stage: {stage, text} for a piece, at its end {stage, finish_reason, tokens, wording}."""
-        turns, asked = self._turns, [Message("user", body.prompt)]
+        turns, asked = self._turns, [ChatMessage("user", body.prompt)]
         wording = turns.session.wording(asked)
         async with turns.turn():
             for stage in turns.session.stages:
@@ -123,7 +123,7 @@ class PageApi:
 
     async def _routing(self, body: RoutingRequest) -> dict[str, Any]:
         work = partial(self._turns.session.routing, body.prompt, stage=body.stage)
-        wording = self._turns.session.wording([Message("user", body.prompt)])
+        wording = self._turns.session.wording([ChatMessage("user", body.prompt)])
         async with self._turns.turn():
             found = await self._turns.worker.call(work)
             return {"stage": body.stage, "wording": wording, **asdict(found)}

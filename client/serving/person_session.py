@@ -20,7 +20,7 @@ from proper_model.answering import Sampling, seeded
 from proper_model.errors import BaseModelError, BusyError, DataError, ProperError
 from proper_model.progress import Progress
 from proper_model.tasks import Depth
-from proper_model.text import Message
+from proper_model.text import ChatMessage
 
 PREVIEW = 80  # characters of an item
 
@@ -84,11 +84,11 @@ class ServedPerson:
     def label_choices(self) -> tuple[str, ...]:
         return tuple(self._mine.task.labels or ())
 
-    def wording(self, messages: Sequence[Message]) -> Wording:
+    def wording(self, messages: Sequence[ChatMessage]) -> Wording:
         return wording_of(messages)
 
     def generate(
-        self, messages: Sequence[Message], *, stage: str, manner: Manner
+        self, messages: Sequence[ChatMessage], *, stage: str, manner: Manner
     ) -> Generator[str, None, Ending]:
         self._check_room(messages, stage)
         sampling = None
@@ -103,7 +103,7 @@ class ServedPerson:
         )
         return Ending("stop" if ended.done else "length", ended.tokens)
 
-    def _check_room(self, messages: Sequence[Message], stage: str) -> None:
+    def _check_room(self, messages: Sequence[ChatMessage], stage: str) -> None:
         """Raise RequestError, which names the field, for a conversation that cannot be asked."""
         if wording_of(messages) == "task":
             return
@@ -120,7 +120,7 @@ class ServedPerson:
                 code="context_length_exceeded",
             )
 
-    def count_tokens(self, messages: Sequence[Message], *, stage: str) -> int:
+    def count_tokens(self, messages: Sequence[ChatMessage], *, stage: str) -> int:
         return len(self._mine.asked_tokens(messages, stage=stage))
 
     def routing(self, prompt: str, *, stage: str) -> Routing:

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from client.person.answering import Wording
 from proper_model.progress import Progress
-from proper_model.text import Message
+from proper_model.text import ChatMessage
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ class Session(Protocol):
     def label_choices(self) -> tuple[str, ...]:
         """The answers of a task that has a fixed set of them; else empty."""
 
-    def wording(self, messages: Sequence[Message]) -> Wording:
+    def wording(self, messages: Sequence[ChatMessage]) -> Wording:
         """Whether a conversation is asked in the trained task's words or in the base's chat template."""
 
     def generate(
-        self, messages: Sequence[Message], *, stage: str, manner: Manner
+        self, messages: Sequence[ChatMessage], *, stage: str, manner: Manner
     ) -> Generator[str, None, Ending]:
         """The answer to a conversation in pieces of text; returns how it ended.
 
@@ -113,7 +113,7 @@ class Session(Protocol):
         at the first piece at the latest.
         """
 
-    def count_tokens(self, messages: Sequence[Message], *, stage: str) -> int:
+    def count_tokens(self, messages: Sequence[ChatMessage], *, stage: str) -> int:
         """Of a whole prompt as a stage is asked, with what is put around the words given."""
 
     def routing(self, prompt: str, *, stage: str) -> Routing:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from client.serving.faults import RequestError
 from client.serving.session import Ending, Manner, Session
-from proper_model.text import Message
+from proper_model.text import ChatMessage
 
 MAX_WAITING = 4
 Step = Callable[[], Awaitable[str | Ending]]
@@ -131,7 +131,7 @@ class Turns:
 
     @asynccontextmanager
     async def generating(
-        self, messages: Sequence[Message], *, stage: str, manner: Manner
+        self, messages: Sequence[ChatMessage], *, stage: str, manner: Manner
     ) -> AsyncIterator[Step]:
         """Yields a function that gives the next piece, or the Ending; afterwards generation ends.
 

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from proper_model.errors import BaseModelError
-from proper_model.text.conversation import Message
+from proper_model.text.conversation import ChatMessage
 
 # Lines of the template's code; the longest public ones take some hundreds for a turn.
 MOST_STEPS = 100_000  # a message
@@ -31,10 +31,10 @@ class _TooLongError(Exception):
 
 def asked(tokenizer: Any, text: str) -> str:
     """The text as a user's turn, up to where the answer begins. Raises BaseModelError."""
-    return rendered(tokenizer, [Message("user", text)])
+    return rendered(tokenizer, [ChatMessage("user", text)])
 
 
-def rendered(tokenizer: Any, messages: Sequence[Message]) -> str:
+def rendered(tokenizer: Any, messages: Sequence[ChatMessage]) -> str:
     """A conversation up to where the answer begins. Raises BaseModelError."""
     turns = [{"role": message.role, "content": message.text} for message in messages]
     found = _bounded(

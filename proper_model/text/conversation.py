@@ -20,14 +20,14 @@ NEXT_TURN = f"\n{SPEAKERS['user']}"
 
 
 @dataclass(frozen=True)
-class Message:
+class ChatMessage:
     """What one of them said."""
 
     role: Role
     text: str
 
 
-def in_order(messages: Sequence[Message]) -> tuple[Message, ...]:
+def in_order(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
     """The conversation as every template takes it.
 
     System messages before the first user's are joined to one; a later one is put before the text of
@@ -40,27 +40,27 @@ def in_order(messages: Sequence[Message]) -> tuple[Message, ...]:
         raise ConfigError(
             "messages: expected the user's message first, after any system message, and last"
         )
-    found: list[Message] = []
+    found: list[ChatMessage] = []
     said = False  # whether the user has
     for message in messages:
         said = said or message.role == "user"
         role = "user" if message.role == "system" and said else message.role
         if found and found[-1].role == role:
-            found[-1] = Message(role, found[-1].text + PARAGRAPH + message.text)
+            found[-1] = ChatMessage(role, found[-1].text + PARAGRAPH + message.text)
         else:
-            found.append(Message(role, message.text))
+            found.append(ChatMessage(role, message.text))
     return tuple(found)
 
 
-def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+def without_system(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
     """The same for a template that takes no system message: it begins the user's first one."""
     first, *rest = messages
     if first.role != "system":
         return tuple(messages)
-    return (Message("user", first.text + PARAGRAPH + rest[0].text), *rest[1:])
+    return (ChatMessage("user", first.text + PARAGRAPH + rest[0].text), *rest[1:])
 
 
-def plain_form(messages: Sequence[Message]) -> str:
+def plain_form(messages: Sequence[ChatMessage]) -> str:
     """The conversation for a base without a chat template, up to where the answer begins.
 
     The system's text and a blank line; then a line `User: ...` or `Assistant: ...` a message.

@@ -19,7 +19,7 @@ from proper_model.errors import BaseModelError
 from proper_model.kernels.packing import Batch, Encoded, pack
 from proper_model.tasks.retrieval import Room
 from proper_model.tasks.task import Example
-from proper_model.text.conversation import NEXT_TURN, Message, plain_form
+from proper_model.text.conversation import NEXT_TURN, ChatMessage, plain_form
 from proper_model.text.plain_text import PlainText
 
 # Below this a pass is too small to be worth its launches (docs/performance.md 2: compute overtakes
@@ -85,7 +85,7 @@ class Encoder:
         """Token ids of a prompt, with own items before it if there are `lines`; bounded."""
         return self._cut(self._prompt_ids(lines + text), lines)
 
-    def conversation(self, messages: Sequence[Message]) -> list[int]:
+    def conversation(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Token ids of a conversation (`conversation.in_order`), uncut, up to where the answer begins.
 
         In the base's chat template, or in `plain_form` where it has none. Raises BaseModelError for

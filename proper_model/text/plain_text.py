@@ -13,7 +13,7 @@ from typing import Any
 
 from proper_model.errors import BaseModelError
 from proper_model.text import chat_turn
-from proper_model.text.conversation import Message, without_system
+from proper_model.text.conversation import ChatMessage, without_system
 
 PROBE = "a"
 # Stands for a text while a chat template is rendered; no tokenizer's token, and not trimmed.
@@ -73,9 +73,9 @@ class PlainText:
 
     def turn_ids(self, text: str) -> list[int]:
         """The ids of `asked(text)`, whose control tokens are the template's own."""
-        return self._rendered_ids([Message("user", text)])
+        return self._rendered_ids([ChatMessage("user", text)])
 
-    def conversation_ids(self, messages: Sequence[Message]) -> list[int]:
+    def conversation_ids(self, messages: Sequence[ChatMessage]) -> list[int]:
         """The ids of a conversation (`conversation.in_order`) in the chat template, as those of a turn.
 
         Of a template that refuses a system message or leaves it out, that one begins the user's first.
@@ -85,13 +85,13 @@ class PlainText:
             messages = without_system(messages)
         return self._rendered_ids(messages)
 
-    def _takes_system(self, messages: Sequence[Message]) -> bool:
+    def _takes_system(self, messages: Sequence[ChatMessage]) -> bool:
         try:
             return messages[0].text.strip() in chat_turn.rendered(self.tokenizer, messages)
         except BaseModelError:
             return False
 
-    def _rendered_ids(self, messages: Sequence[Message]) -> list[int]:
+    def _rendered_ids(self, messages: Sequence[ChatMessage]) -> list[int]:
         asked = chat_turn.rendered(self.tokenizer, messages)
         texts = [message.text for message in messages]
         if all(map(self.is_free, texts)):
@@ -107,11 +107,11 @@ class PlainText:
                 return found
         return self.raw(
             chat_turn.rendered(
-                self.tokenizer, [Message(one.role, self._broken(one.text)) for one in messages]
+                self.tokenizer, [ChatMessage(one.role, self._broken(one.text)) for one in messages]
             )
         )
 
-    def _frame(self, messages: Sequence[Message]) -> list[str]:
+    def _frame(self, messages: Sequence[ChatMessage]) -> list[str]:
         """What the template writes before, between and behind the messages' texts.
 
         Empty where it does not write all of them, once and in their order.
@@ -119,7 +119,7 @@ class PlainText:
         places = [_PLACE.format(number) for number in range(len(messages))]
         rest = chat_turn.rendered(
             self.tokenizer,
-            [Message(one.role, place) for one, place in zip(messages, places, strict=True)],
+            [ChatMessage(one.role, place) for one, place in zip(messages, places, strict=True)],
         )
         frame = []
         for place in places:
