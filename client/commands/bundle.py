@@ -12,6 +12,7 @@ import typer
 from client.commands import options as o
 from client.terminal.console import print_line, print_table, progress_bars, say
 from client.terminal.tables import Table
+from proper_model.bundle.trusted_root import OWN_CHANNEL
 
 app = typer.Typer(
     help="Install and check releases: the frozen model that your adapter is trained over.",
@@ -53,7 +54,7 @@ def add(context: typer.Context, source: Source, root: Root = None, base: Base = 
     for warning in added.bundle.warnings:
         say(f"warning: {warning}")
     what = "installed" if added.changed else "installed already"
-    print_line(f"release {added.bundle.version} ({added.bundle.bundle_id[:16]}) {what}")
+    print_line(f"{added.bundle.called} ({added.bundle.bundle_id[:16]}) {what}")
 
 
 @app.command("list")
@@ -76,7 +77,7 @@ def list_(context: typer.Context, as_json: o.AsJson = False) -> None:
     lines = tuple(
         (
             "current" if row.current else "",
-            str(row.version),
+            f"{row.version}, your own" if row.channel == OWN_CHANNEL else str(row.version),
             row.short_id,
             row.task,
             row.preset,

@@ -14,6 +14,7 @@ from proper_model.data import apply_split, check_pool, effective_split, read_pop
 from proper_model.errors import DataError, TaskError
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings
+from proper_model.storage.files import expanded
 from proper_model.tasks import Example, Population, Report, Task, counted, load_task
 from proper_model.text import Encoder, label_warnings, text_warnings
 from simulations.setup.options import Demo, Files, Reading
@@ -109,7 +110,7 @@ def _real(files: Files, reading: Reading, progress: Progress) -> Source:
     report = Report()
     population = read_population(path, task, report=report, progress=progress)
     doubts = _doubts(found, settings, task, population)
-    base = Path(name).expanduser()
+    base = expanded(name)
     return Source(
         name=path.resolve().name,
         population=population,
@@ -123,7 +124,7 @@ def _real(files: Files, reading: Reading, progress: Progress) -> Source:
 
 def existing_data(data: str, *, hint: str) -> Path:
     """The path of a data folder or file. Raises DataError with the hint if there is none."""
-    path = Path(data).expanduser()
+    path = expanded(data)
     if not path.exists():
         raise DataError(f"{data}: no such file or folder", hint=hint)
     return path
