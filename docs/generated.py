@@ -49,6 +49,11 @@ COMMANDS = {
         "report",
     ),
     ("python", "-m", "benchmarks.table"): ("-m", "benchmarks.table"),
+    ("python", "-m", "benchmarks.first_minutes", "show"): (
+        "-m",
+        "benchmarks.first_minutes",
+        "show",
+    ),
 }
 
 
