@@ -24,7 +24,7 @@ export DO_NOT_TRACK := 1
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install accountant lock audit sbom npm base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
+.PHONY: help install accountant front-end lock audit sbom npm base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
   results result uncalibrated tables seeds smollm2 structures report privacy privacy-results privacy-real privacy-report bench bench-results clean distclean
 
 help: ## this list
@@ -71,9 +71,20 @@ $(ACCOUNTANT)/.installed: constraints-privacy.txt | $(STAMP)
 	$(ACCOUNTANT)/bin/python -m pip check
 	@touch $@
 
+# A chat front end, which tests/test_serving_front_end.py has talk to `proper serve`: an environment of
+# its own below .venv, because its pins clash with ours.
+FRONT_END := $(VENV)/front-end
+front-end: $(FRONT_END)/.installed ## a chat front end for a test of `proper serve`: constraints-front-end.txt, by hash
+$(FRONT_END)/.installed: constraints-front-end.txt | $(STAMP)
+	test -x $(FRONT_END)/bin/python || $(PYTHON) -m venv $(FRONT_END)
+	$(FRONT_END)/bin/python -m pip install --progress-bar off --disable-pip-version-check --no-deps \
+	  --require-hashes --only-binary :all: -r constraints-front-end.txt
+	$(FRONT_END)/bin/python -m pip check
+	@touch $@
+
 # New versions: make lock LOCK=--upgrade. Another build of torch: LOCK="--wheel FILE".
 LOCK ?=
-lock: $(STAMP) ## write constraints.txt again, with hashes, from pyproject.toml
+lock: $(STAMP) ## write constraints.txt and its neighbours again, with hashes, from pyproject.toml
 	$(BIN)/python .ci/lock.py $(LOCK)
 
 audit: $(STAMP) ## pins, ranges and .venv against the known holes of .ci/advisories.json

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from pins import PINNED, PINNED_CUDA, PINNED_PRIVACY, declared, read_pins
+from pins import APART, PINNED, PINNED_CUDA, declared, read_pins
 
 SNAPSHOT = Path(__file__).with_name("advisories.json")
 
@@ -108,11 +108,11 @@ def main() -> None:
     snapshot = json.loads(SNAPSHOT.read_text())["snapshot"]
     advisories = read_advisories()
     pins = [
-        pin for path in (PINNED, PINNED_CUDA, PINNED_PRIVACY) for pin in read_pins(path).values()
+        pin for path in (PINNED, PINNED_CUDA, *APART.values()) for pin in read_pins(path).values()
     ]
     versions = [(pin.name, pin.version) for pin in pins]
     here = installed()
-    requirements = [*declared(), *declared(apart=True)]
+    requirements = [*declared(), *(one for extra in APART for one in declared(apart=extra))]
     listed = set(findings(advisories, versions, requirements))
     strays = set(findings(advisories, here, [])) - listed
     found = [

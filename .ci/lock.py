@@ -1,4 +1,4 @@
-"""Write constraints.txt, -cuda and -privacy: every distribution, its version, its hashes.
+"""Write constraints.txt, -cuda, -privacy and -front-end: every distribution, its version, its hashes.
 
     python .ci/lock.py [--upgrade] [--wheel FILE]...
 
@@ -9,7 +9,8 @@ archive where there is no wheel at all. Versions stay as they are unless pyproje
 torch is built twice under one version: for CPUs alone, by PyTorch's own index, and with CUDA, by
 the package index. `--wheel FILE` adds the hash of a build that the package index does not have;
 hashes of an unchanged torch stay from one time to the next. What only the CUDA build needs goes
-into the second file. The accountant of privacy has an environment of its own and so the third.
+into the second file. The accountant of privacy and the chat front end that tests drive have
+environments of their own and so the other files.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from pins import APART, PINNED, PINNED_CUDA, PINNED_PRIVACY, ROOT, Pin, declared, read_pins
+from pins import APART, PINNED, PINNED_CUDA, ROOT, Pin, declared, read_pins
 
 MINORS = (11, 12, 13)
 PURE = ("py3", "py2.py3", *(f"py3{minor}" for minor in MINORS))
@@ -48,12 +50,19 @@ HEAD = """\
 HEAD_CUDA = """\
 # What torch's CUDA build loads, installed after constraints.txt where that build was taken.
 """
-HEAD_PRIVACY = """\
+HEADS_APART = {
+    "privacy": """\
 # The accountant of user-level privacy and what it needs, for an environment of its own: `make accountant`.
-"""
+""",
+    "front-end": """\
+# A chat front end that a test has talk to `proper serve`, for an environment of its own: `make front-end`.
+""",
+}
+# Gradio takes a package on 3.13 that no earlier Python has a file of.
+MINORS_APART = {"privacy": MINORS, "front-end": (11, 12)}
 
 
-def still_allowed(known: dict[str, Pin], *, apart: bool = False) -> dict[str, Pin]:
+def still_allowed(known: dict[str, Pin], *, apart: str | None = None) -> dict[str, Pin]:
     """The pins that pyproject.toml has not excluded since they were written."""
     asked: dict[str, SpecifierSet] = {}
     for requirement in declared(apart=apart):
@@ -66,13 +75,13 @@ def still_allowed(known: dict[str, Pin], *, apart: bool = False) -> dict[str, Pi
     }
 
 
-def resolve(previous: dict[str, Pin], *, apart: bool = False) -> list[dict[str, Any]]:
+def resolve(previous: dict[str, Pin], *, apart: str | None = None) -> list[dict[str, Any]]:
     """uv's answer for every system, as the packages of a pylock.toml (PEP 751)."""
     with tempfile.TemporaryDirectory() as folder:
         source = ["pyproject.toml", "--extra", "dev"]
-        if apart:
-            asked = Path(folder) / f"{APART}.in"
-            asked.write_text("".join(f"{requirement}\n" for requirement in declared(apart=True)))
+        if apart is not None:
+            asked = Path(folder) / f"{apart}.in"
+            asked.write_text("".join(f"{requirement}\n" for requirement in declared(apart=apart)))
             source = [str(asked), "--fork-strategy", "fewest"]  # one version for all interpreters
         constraints, lock = Path(folder) / "constraints.txt", Path(folder) / "pylock.toml"
         constraints.write_text("".join(f"{p.name}=={p.version}\n" for p in previous.values()))
@@ -88,8 +97,8 @@ def resolve(previous: dict[str, Pin], *, apart: bool = False) -> list[dict[str, 
         return list(tomllib.loads(lock.read_text())["packages"])
 
 
-def is_needed(package: dict[str, Any]) -> bool:
-    """Whether one of our interpreters takes it on one of our systems."""
+def is_needed(package: dict[str, Any], minors: Sequence[int] = MINORS) -> bool:
+    """Whether one of these interpreters, 3.x, takes it on one of our systems."""
     marker = package.get("marker")
     return marker is None or any(
         Marker(marker).evaluate(
@@ -104,7 +113,7 @@ def is_needed(package: dict[str, Any]) -> bool:
                 "platform_machine": machine,
             }
         )
-        for minor in MINORS
+        for minor in minors
         for platform, system, machine in SYSTEMS
     )
 
@@ -158,13 +167,15 @@ def with_builds(pin: Pin, previous: Pin | None, wheels: list[Path]) -> Pin:
     return Pin(pin.name, pin.version, tuple(sorted(hashes)))
 
 
-def write_apart(*, upgrade: bool) -> None:
-    """Write the accountant's pins."""
-    known = read_pins(PINNED_PRIVACY) if PINNED_PRIVACY.exists() else {}
-    packages = resolve({} if upgrade else still_allowed(known, apart=True), apart=True)
-    pins = sorted((pin_of(p) for p in packages if is_needed(p)), key=lambda pin: pin.name)
-    PINNED_PRIVACY.write_text(HEAD_PRIVACY + "".join(map(str, pins)))
-    print(f"{PINNED_PRIVACY.name}: {len(pins)} distributions")
+def write_apart(extra: str, *, upgrade: bool) -> None:
+    """Write the pins of an extra that has an environment of its own."""
+    path = APART[extra]
+    known = read_pins(path) if path.exists() else {}
+    packages = resolve({} if upgrade else still_allowed(known, apart=extra), apart=extra)
+    needed = (pin_of(p) for p in packages if is_needed(p, MINORS_APART[extra]))
+    pins = sorted(needed, key=lambda pin: pin.name)
+    path.write_text(HEADS_APART[extra] + "".join(map(str, pins)))
+    print(f"{path.name}: {len(pins)} distributions")
 
 
 def main() -> None:
@@ -174,7 +185,8 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, action="append", default=[], help="a build of torch")
     options = parser.parse_args()
     known = read_pins(PINNED) | read_pins(PINNED_CUDA)
-    write_apart(upgrade=options.upgrade)
+    for extra in APART:
+        write_apart(extra, upgrade=options.upgrade)
     packages = [p for p in resolve({} if options.upgrade else still_allowed(known)) if is_needed(p)]
     pins = [pin_of(package) for package in packages]
     for path, head, cuda in ((PINNED, HEAD, False), (PINNED_CUDA, HEAD_CUDA, True)):

@@ -1,6 +1,6 @@
-"""The pinned set: constraints.txt, what a CUDA build of torch needs besides, and the accountant's.
+"""The pinned set: constraints.txt, what a CUDA build of torch needs besides, and the extras apart.
 
-The extra `privacy` is installed in an environment of its own, so its pins stand apart.
+The extras of APART are installed in environments of their own, so their pins stand apart.
 
 One requirement a line, `NAME==VERSION`, followed by the SHA-256 of every file that may be installed
 for it. All are requirement files of pip's; nothing else may stand in them.
@@ -20,8 +20,10 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 PINNED = ROOT / "constraints.txt"
 PINNED_CUDA = ROOT / "constraints-cuda.txt"
-PINNED_PRIVACY = ROOT / "constraints-privacy.txt"
-APART = "privacy"  # the extra of PINNED_PRIVACY
+APART = {  # extra: its pins
+    "privacy": ROOT / "constraints-privacy.txt",
+    "front-end": ROOT / "constraints-front-end.txt",
+}
 _PIN = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.]+)(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n",
     re.MULTILINE,
@@ -61,20 +63,20 @@ def read_pins(path: Path) -> dict[str, Pin]:
     return pins
 
 
-def declared(root: Path = ROOT, *, apart: bool = False) -> list[Requirement]:
+def declared(root: Path = ROOT, *, apart: str | None = None) -> list[Requirement]:
     """What pyproject.toml asks for: to build, to run, and in every extra but our own.
 
-    `apart`: of the extra that has an environment of its own, which is in no other answer.
+    `apart`: of an extra that has an environment of its own, which is in no other answer.
     """
     content = tomllib.loads((root / "pyproject.toml").read_text())
     project = content["project"]
     extras = project["optional-dependencies"]
-    if apart:
-        return [Requirement(line) for line in extras[APART]]
+    if apart is not None:
+        return [Requirement(line) for line in extras[apart]]
     lines = [
         *content["build-system"]["requires"],
         *project["dependencies"],
-        *(line for name, extra in extras.items() if name != APART for line in extra),
+        *(line for name, extra in extras.items() if name not in APART for line in extra),
     ]
     requirements = [Requirement(line) for line in lines]
     return [requirement for requirement in requirements if requirement.name != project["name"]]

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from chromium import Browser
     from keyrings import MemoryKeyring
 
 # A busy machine is no failed test.
@@ -27,6 +28,19 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def repository() -> Path:
     """Root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One Chromium for all tests of pages; skips where there is none."""
+    from chromium import Browser, find_chromium
+
+    path = find_chromium()
+    if path is None:
+        pytest.skip("needs chromium (Debian: apt-get install chromium)")
+    started = Browser(path, tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ WEIGHTS = ((0.75, 0.25, 0.0), (0.1, 0.2, 0.7))
 
 @dataclass
 class FakeSession:
-    """Answers `stage:prompt` word by word; counts words as tokens; `gate` holds back every piece."""
+    """Answers `stage: last message` word by word; counts words as tokens; `gate` holds back every piece."""
 
     stages: tuple[str, ...] = ("1", "2", "3")
     model_names: dict[str, str] = field(
@@ -44,11 +44,17 @@ class FakeSession:
     gate: Callable[[], None] = lambda: None
     raises: Exception | None = None
     calls: list[tuple] = field(default_factory=list)
+    asked: list[tuple] = field(default_factory=list)  # messages and manner
     threads: set[int] = field(default_factory=set)
     forget_gate: Callable[[], None] = lambda: None
     forget_raises: Exception | None = None  # after the items are gone
 
-    def generate(self, prompt, *, stage, max_tokens):
+    def wording(self, messages):
+        return "task" if len(messages) == 1 else "chat"
+
+    def generate(self, messages, *, stage, manner):
+        prompt, max_tokens = messages[-1].text, manner.max_tokens
+        self.asked.append((messages, manner))
         self._note("generate", prompt, stage, max_tokens)
         words = f"{stage}: {prompt}".split(" ")
         made = 0
@@ -64,9 +70,9 @@ class FakeSession:
         finally:
             self._note("ended", made)
 
-    def count_tokens(self, text, *, stage):
+    def count_tokens(self, messages, *, stage):
         self._note("count")
-        return len(text.split(" "))
+        return sum(len(message.text.split(" ")) for message in messages)
 
     def routing(self, prompt, *, stage):
         self._note("routing", prompt, stage)

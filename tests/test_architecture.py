@@ -41,7 +41,7 @@ ROOMS = {
     ),
     "coordinator": ("files", "commands", "cli"),
     "client": (
-        *("home", "terminal", "vault", "history", "releases", "bases", "person", "export"),
+        *("home", "terminal", "look", "vault", "history", "releases", "bases", "person", "export"),
         *("node", "serving", "commands", "cli"),
     ),
     "simulations": (

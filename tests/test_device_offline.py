@@ -93,7 +93,12 @@ def live(
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_"))}
     kept["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
     done = subprocess.run(
-        command, capture_output=True, check=False, env={**kept, **elsewhere}, cwd=folder
+        command,
+        input=f"what is {CANARY}\nand again {CANARY}\n".encode(),  # what `chat` is told
+        capture_output=True,
+        check=False,
+        env={**kept, **elsewhere},
+        cwd=folder,
     )
     return done, log.read_text(errors="replace")
 
@@ -114,6 +119,7 @@ def test_a_whole_life_offline_leaves_nothing_readable(ready: Person, tmp_path: P
         [
             ["adapt", str(source)],
             ["generate", "a film with roses"],
+            ["chat", "--system", CANARY, "--temperature", "1"],
             ["inspect"],
             ["evaluate"],
             ["forget", "--items", "2"],

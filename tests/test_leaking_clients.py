@@ -294,9 +294,9 @@ class Answering(serving.FakeSession):
 
     told: Callable[[str], object] = staticmethod(lambda _: None)
 
-    def generate(self, prompt, *, stage, max_tokens):
-        self.told(prompt)
-        return super().generate(prompt, stage=stage, max_tokens=max_tokens)
+    def generate(self, messages, *, stage, manner):
+        self.told(messages[-1].text)
+        return super().generate(messages, stage=stage, manner=manner)
 
 
 def visit(scanned: Scanned, session: serving.FakeSession) -> list[Visit]:

@@ -37,6 +37,7 @@ from bundle_samples import (
 from client.releases.install import install
 from client.releases.store import installed
 from coordinator.publish import publish
+from proper_model.answering.sampling import Sampling, seeded
 from proper_model.answering.streaming import stream_tokens
 from proper_model.bundle.limits import Limits
 from proper_model.bundle.manifest import BaseReference
@@ -614,8 +615,13 @@ def test_scores_that_are_no_numbers_are_an_error_and_no_answer() -> None:
             slots=slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
         )
 
-    with pytest.raises(TrainingError, match="no numbers"):
-        list(stream_tokens(model, encoder(), [2, 3], stage_1, max_new_tokens=2))
+    for sampling in (None, Sampling(1.0, seeded(0), 0.9)):
+        with pytest.raises(TrainingError, match="no numbers"):
+            list(
+                stream_tokens(
+                    model, encoder(), [2, 3], stage_1, max_new_tokens=2, sampling=sampling
+                )
+            )
 
 
 def test_a_tokenizer_writes_nothing_of_its_own_to_the_terminal(

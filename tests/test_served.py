@@ -17,11 +17,12 @@ from client.home import Home
 from client.person import adapting
 from client.person.workspace import Keys, Memory, Workspace
 from client.serving.person_session import ServedPerson
-from client.serving.session import Ending, Session
+from client.serving.session import Ending, Manner, Session
 from client.vault.opening import create_vault, destroy_vault
 from client.vault.secrets import Passphrase
 from proper_model.errors import BusyError, ConfigError, DataError, StorageError
 from proper_model.tasks.records import User
+from proper_model.text import Message
 from tests.device_cli import PASSPHRASE, Person, publish_release, quick_release, write_jsonl
 from tests.releases import small_users
 
@@ -68,7 +69,8 @@ def quiet(*_: object) -> None:
 
 
 def whole(session: Session, prompt: str, stage: str) -> tuple[str, Ending]:
-    pieces, answering = [], session.generate(prompt, stage=stage, max_tokens=None)
+    asked = [Message("user", prompt)]
+    pieces, answering = [], session.generate(asked, stage=stage, manner=Manner())
     while True:
         try:
             pieces.append(next(answering))
@@ -100,7 +102,7 @@ def test_answers_are_those_of_the_command_line(
         text, ending = whole(session, question, stage)
         assert text == capsys.readouterr().out.strip()
         assert ending.tokens >= 1
-    assert session.count_tokens(question, stage="3") > 1
+    assert session.count_tokens([Message("user", question)], stage="3") > 1
     routing = session.routing(question, stage="3")
     assert len(routing.sites) == len(routing.weights)
     assert all(abs(sum(row) - 1) < 1e-5 for row in routing.weights)

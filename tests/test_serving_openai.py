@@ -9,6 +9,8 @@ import pytest
 from serving import CREATED, FakeSession, running
 
 from client.serving.openai_schema import NEUTRAL, REFUSED, WITHOUT_EFFECT
+from client.serving.session import Manner
+from proper_model.text import Message
 
 TEXT = {"model": "proper", "prompt": "a b c"}
 CHAT = {"model": "proper", "messages": [{"role": "user", "content": "a b c"}]}
@@ -49,6 +51,7 @@ def framed(name, kind, choice, **more):
         "object": kind,
         "created": CREATED,
         "model": "proper",
+        "wording": "task",
         "choices": [{"index": 0, "logprobs": None, **choice}],
         **more,
     }
@@ -151,16 +154,17 @@ def test_what_changes_nothing_is_accepted(client, session) -> None:
     nulls = dict.fromkeys(REFUSED)
     whole = client.post("/v1/completions", json={**TEXT, **neutral, **without, **nulls})
     assert whole.json()["choices"][0]["text"] == "3: a b c"
-    assert client.post("/v1/completions", json={**TEXT, "temperature": 0.0}).status_code == 200
 
 
 WRONG = {
-    "temperature": [0.7, 1, False, "0"],
+    "temperature": [-1, 3, "a", False, "0"],
+    "top_p": [0, 2, -0.5, "1", True],
+    "seed": ["7", 1.5, True, 2**63],
+    "stop": ["", [""], ["a", ""], list("abcde"), 3, [3], {"a": 1}],
     "n": [2, True],
     "best_of": [3],
     "echo": [True],
     "logprobs": [1, True, 0],
-    "stop": ["\n", ["x"]],
     "suffix": ["x"],
     "logit_bias": [{"5": 100}],
     "presence_penalty": [0.1],
@@ -190,27 +194,102 @@ def test_what_would_change_the_answer_is_refused(client, session, field, value) 
     assert session.calls == []
 
 
-def user(text):
-    return {"role": "user", "content": text}
+def said(role, text):
+    return {"role": role, "content": text}
+
+
+HELLO = said("user", "hello")
+PICTURE = {"type": "image_url", "image_url": {"url": "my secret"}}
 
 
 @pytest.mark.parametrize(
-    "messages",
+    ("messages", "place"),
     [
-        [],
-        [{"role": "system", "content": "x"}, user("a")],
-        [user("a"), {"role": "assistant", "content": "x"}, user("b")],
-        [{"role": "assistant", "content": "x"}],
-        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        [{"role": "user", "content": None}],
-        [{"role": "user"}],
+        ([], "messages"),
+        ("my secret", "messages"),
+        (["my secret"], "messages[0]"),
+        ([said("assistant", "my secret")], "messages"),
+        ([said("system", "my secret")], "messages"),
+        ([HELLO, said("assistant", "my secret")], "messages"),
+        ([HELLO, said("system", "my secret")], "messages"),
+        ([said("system", "x"), said("assistant", "my secret"), HELLO], "messages"),
+        ([HELLO, said("tool", "my secret"), HELLO], "messages[1]: role"),
+        ([said(["my secret"], "x")], "messages[0]: role"),
+        ([said("user", [PICTURE])], "messages[0]: content"),
+        ([said("user", [{"type": "text", "text": "x"}, PICTURE])], "messages[0]: content"),
+        ([said("user", None)], "messages[0]: content"),
+        ([said("user", [])], "messages[0]: content"),
+        ([{"role": "user"}], "messages[0]: content"),
+        ([{**HELLO, "my secret": 1}], "messages[0]"),
+        ([HELLO, {**said("assistant", "x"), "tool_calls": ["my secret"]}, HELLO], "messages[1]"),
     ],
 )
-def test_a_dialogue_is_refused_rather_than_cut(client, session, messages) -> None:
+def test_a_wrong_conversation_is_refused_by_its_place(client, session, messages, place) -> None:
     response = client.post("/v1/chat/completions", json={**CHAT, "messages": messages})
     assert response.status_code == 400
-    assert response.json()["error"]["param"] == "messages"
+    error = response.json()["error"]
+    assert error["param"] == "messages"
+    assert place in error["message"]
+    assert "secret" not in response.text
     assert session.calls == []
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([HELLO], "user:hello"),
+        ([said("system", "s"), HELLO], "system:s|user:hello"),
+        ([said("developer", "s"), said("system", "t"), HELLO], "system:s\n\nt|user:hello"),
+        (
+            [HELLO, said("assistant", "a"), said("user", "b")],
+            "user:hello|assistant:a|user:b",
+        ),
+        (
+            [HELLO, said("assistant", "a"), said("system", "s"), said("user", "b")],
+            "user:hello|assistant:a|user:s\n\nb",
+        ),
+        ([HELLO, said("user", "b")], "user:hello\n\nb"),
+    ],
+)
+def test_conversations_come_in_the_order_that_templates_take(
+    client, session, messages, expected
+) -> None:
+    body = {**CHAT, "messages": messages}
+    whole = client.post("/v1/chat/completions", json=body).json()
+    found, _ = session.asked[-1]
+    assert "|".join(f"{one.role}:{one.text}" for one in found) == expected
+    assert whole["wording"] == ("task" if len(found) == 1 else "chat")
+    streamed = events(client.post("/v1/chat/completions", json={**body, "stream": True}))
+    assert {chunk["wording"] for chunk in streamed} == {whole["wording"]}
+
+
+def test_an_answer_comes_back_as_it_was_sent(client, session) -> None:
+    """What the message of an answer of ours and of OpenAI's holds beside its text is no obstacle."""
+    answer = client.post("/v1/chat/completions", json=CHAT).json()["choices"][0]["message"]
+    more = {"annotations": [], "audio": None, "function_call": None, "tool_calls": None}
+    more |= {"metadata": {"title": "x"}, "options": []}  # Gradio's
+    messages = [*CHAT["messages"], {**answer, **more}, HELLO]
+    assert client.post("/v1/chat/completions", json={**CHAT, "messages": messages}).is_success
+    assert session.asked[-1][0][1] == Message("assistant", "3: a b c")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, Manner()),
+        ({"temperature": 0, "top_p": None, "seed": None, "stop": None}, Manner()),
+        (
+            {"temperature": 1, "top_p": 0.5, "seed": -7, "stop": "x", "max_tokens": 3},
+            Manner(max_tokens=3, temperature=1.0, top_p=0.5, seed=-7, stop=("x",)),
+        ),
+        ({"temperature": 0.3, "stop": list("abcd")}, Manner(temperature=0.3, stop=tuple("abcd"))),
+        ({"stop": []}, Manner()),
+    ],
+)
+@pytest.mark.parametrize(("path", "body"), [("completions", TEXT), ("chat/completions", CHAT)])
+def test_how_an_answer_is_made_is_handed_on(client, session, path, body, fields, expected) -> None:
+    assert client.post(f"/v1/{path}", json={**body, **fields}).status_code == 200
+    assert session.asked[-1][1] == expected
 
 
 def test_two_different_limits_are_refused(client) -> None:

@@ -12,8 +12,10 @@ import httpx
 import pytest
 from serving import TOKEN, WEIGHTS, FakeSession, Gate, running, wait_until
 
+from client.serving.session import Manner
 from client.serving.turns import Turns, Worker
 from proper_model.errors import DataError, StorageError
+from proper_model.text import Message
 
 TEXT = {"model": "proper", "prompt": "a b c"}
 STREAM = {**TEXT, "stream": True}
@@ -62,7 +64,8 @@ def test_leaving_a_generation_closes_it_in_its_own_thread() -> None:
     turns = Turns(session)
 
     async def leave_early():
-        async with turns.turn(), turns.generating("a b", stage="2", max_tokens=None) as step:
+        asked = [Message("user", "a b")]
+        async with turns.turn(), turns.generating(asked, stage="2", manner=Manner()) as step:
             assert await step() == "2:"
         return step
 
@@ -155,7 +158,7 @@ def test_compare_answers_with_every_stage_in_one_turn() -> None:
             for event in (
                 {"stage": stage, "text": f"{stage}:"},
                 {"stage": stage, "text": " a"},
-                {"stage": stage, "finish_reason": "stop", "tokens": 2},
+                {"stage": stage, "finish_reason": "stop", "tokens": 2, "wording": "task"},
             )
         ]
 
@@ -163,7 +166,8 @@ def test_compare_answers_with_every_stage_in_one_turn() -> None:
 def test_status_routing_and_items() -> None:
     session = FakeSession()
     with running(session) as server:
-        idle = {"state": "idle", "phase": "", "done": 0, "total": 0, "report": None, "error": None}
+        idle = {"state": "idle", "phase": "", "done": 0, "total": 0, "left_s": None}
+        idle |= {"report": None, "error": None}
         assert server.client.get("/api/status").json() == {
             "task": "LaMP_2M",
             "bundle_id": "toy-7",
@@ -179,6 +183,7 @@ def test_status_routing_and_items() -> None:
         routing = server.client.post("/api/routing", json={"prompt": "a b", "stage": "2"})
         assert routing.json() == {
             "stage": "2",
+            "wording": "task",
             "sites": ["layer 0 q_proj", "layer 1 v_proj"],
             "weights": [list(row) for row in WEIGHTS],
         }

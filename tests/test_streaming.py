@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from tests.test_plain_text import tokenizer
 BYTES = Encoder(tokenizer("bytes"), max_prompt_tokens=9, max_answer_tokens=9)
 
 
-def pieces(ids: list[int]) -> tuple[list[str], Ended]:
+def pieces(ids: list[int], stop: Sequence[str] = ()) -> tuple[list[str], Ended]:
     """What a reader sees of a generation of these tokens."""
 
     def made(*_: Any, **__: Any) -> Iterator[int]:
@@ -27,7 +27,7 @@ def pieces(ids: list[int]) -> tuple[list[str], Ended]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streaming, "stream_tokens", made)
         nothing: Any = None
-        running = stream(nothing, BYTES, (), nothing, max_new_tokens=len(ids))
+        running = stream(nothing, BYTES, (), nothing, max_new_tokens=len(ids), stop=stop)
         seen = []
         while True:
             try:
@@ -51,3 +51,33 @@ def test_a_text_cut_inside_a_character_says_so_at_its_end() -> None:
     assert seen[0] == "a"
     assert "".join(seen) == BYTES.decode(ids[:-1])
     assert "".join(seen).endswith(UNFINISHED)
+
+
+STOPS = st.lists(st.text("ab \n\u2603", min_size=1, max_size=3), min_size=1, max_size=4)
+
+
+@given(text=st.text("ab \n\u2603"), stop=STOPS)
+def test_an_answer_ends_before_the_first_stop_text_wherever_pieces_part(
+    text: str, stop: list[str]
+) -> None:
+    """Whatever of it was shown before. Oracle: the whole text so far, token by token."""
+    ids = BYTES.text_ids(text)
+    expected, made = text.strip(), len(ids)
+    for count in range(len(ids), 0, -1):
+        so_far = BYTES.tokenizer.decode(ids[:count]).lstrip()
+        places = [so_far.find(one) for one in stop if one in so_far]
+        if places:
+            expected, made = so_far[: min(places)].strip(), count
+    seen, ended = pieces(ids, stop)
+    assert "".join(seen) == expected
+    assert ended == Ended(True, made)
+
+
+def test_a_stop_text_over_several_pieces_ends_the_generation_there() -> None:
+    ids = BYTES.text_ids("one END two")
+    assert len(ids) > 8
+    seen, ended = pieces(ids, ["END"])
+    assert "".join(seen) == "one"
+    assert ended == Ended(True, len(BYTES.text_ids("one END")))
+    seen, _ = pieces(BYTES.text_ids("one EN"), ["END"])
+    assert "".join(seen) == "one EN", "what only began as a stop text is part of the answer"

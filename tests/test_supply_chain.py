@@ -56,14 +56,25 @@ def test_every_range_holds_its_pin(supply) -> None:
 
 def test_the_accountant_is_pinned_apart_with_all_that_it_needs(supply) -> None:
     """It wants an attrs of three years ago, which must hold nothing else back."""
-    pinned = supply.pins.read_pins(supply.pins.PINNED_PRIVACY)
-    (own,) = supply.pins.declared(apart=True)
+    pinned = supply.pins.read_pins(supply.pins.APART["privacy"])
+    (own,) = supply.pins.declared(apart="privacy")
     assert pinned[canonicalize_name(own.name)].version in own.specifier
     assert own.name not in supply.pinned
     assert own not in supply.pins.declared()
     assert pinned["attrs"].version < Version("24")
     assert {"absl-py", "dm-tree", "mpmath", "numpy", "scipy", "wrapt"} <= set(pinned)
     assert all(pin.hashes for pin in pinned.values())
+
+
+def test_the_front_end_is_pinned_apart_with_all_that_it_needs(supply) -> None:
+    """It wants other versions than ours, and nothing of it is installed beside us."""
+    pinned = supply.pins.read_pins(supply.pins.APART["front-end"])
+    for own in supply.pins.declared(apart="front-end"):
+        assert pinned[canonicalize_name(own.name)].version in own.specifier
+    assert "gradio" not in supply.pinned
+    assert "gradio" not in {own.name for own in supply.pins.declared()}
+    assert any(supply.pinned[name].version != pinned[name].version for name in ("typer", "rich"))
+    assert {"gradio-client", "openai", "fastapi", "uvicorn"} <= set(pinned)
 
 
 def requirements_of(name: str) -> list[str]:

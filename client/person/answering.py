@@ -10,22 +10,34 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from torch import Tensor
 
 from client.person.arms import ArmModel, Private, answered_by, share_of
 from client.person.state import EMBEDDING, PersonalState
-from proper_model.answering import Answer, Ended, routing_weights, stream
+from proper_model.answering import Answer, Ended, Sampling, routing_weights, stream
 from proper_model.errors import ConfigError, DataError
 from proper_model.model import AdaptedModel, MakePass
 from proper_model.release.contents import Release
 from proper_model.settings import presets
 from proper_model.tasks import Depth, Example, HistoryItem, OwnItems, Query, Task
-from proper_model.text import Encoder
+from proper_model.text import Encoder, Message
 
+Wording = Literal["task", "chat"]
+CHAT_TOKENS = 512  # of an answer in a conversation, where nobody says how many
 ARMS = {"1": "stage1", "2": "stage2", "3": "stage3"}
 MEAN = "stage2-mean"
 ROWS_AT_ONCE = 64  # of routing weights: bounded memory for long histories
+
+
+def wording_of(messages: Sequence[Message]) -> Wording:
+    """How a conversation is put to the model.
+
+    `task`: one message of the user, and nothing before it, is a question of the task that was trained,
+    and is asked in that task's wording. `chat`: anything else is asked in the base's chat template.
+    """
+    return "task" if [message.role for message in messages] == ["user"] else "chat"
 
 
 def check_retrieve(state: PersonalState | None, depth: Depth | None) -> None:
@@ -158,17 +170,62 @@ class Personal:
     def generate(
         self, text: str, *, stage: str, max_tokens: int | None = None
     ) -> Generator[str, None, Ended]:
-        """The answer to a question, greedily decoded, in pieces.
+        """The answer to a question, greedily decoded, in pieces. Raises as `answer`."""
+        return self.answer([Message("user", text)], stage=stage, max_tokens=max_tokens)
 
-        Raises ConfigError for a stage that there is not, before the first piece.
+    def answer(
+        self,
+        messages: Sequence[Message],
+        *,
+        stage: str,
+        max_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+    ) -> Generator[str, None, Ended]:
+        """The answer to the last message of a conversation, in pieces; greedily without `sampling`.
+
+        Args:
+            messages: in order (`proper_model.text.in_order`).
+            max_tokens: at most so many; never more than there is room for.
+            stop: texts before which the answer ends.
+
+        Raises, before the first piece: ConfigError for a stage that there is not, DataError for a
+        conversation that leaves no room, BaseModelError where the base's chat template fails on it.
         """
+        prompt = self.asked_tokens(messages, stage=stage)
+        if wording_of(messages) == "task":
+            limit, ends = self.answer_limit(messages[-1].text, max_tokens), tuple(stop)
+        else:
+            room = self.positions - len(prompt)
+            if room < 1:
+                raise DataError(
+                    f"the conversation has {len(prompt)} tokens and this base reads "
+                    f"{self.positions}, its answer included",
+                    hint="begin anew, or leave the oldest messages out",
+                )
+            limit = min(room, max_tokens or CHAT_TOKENS)
+            ends = (*stop, *self.encoder.turn_ends)
         return stream(
             self.model,
             self.encoder,
-            self.prompt_tokens(text, stage=stage),
+            prompt,
             self._answering.mixture(self.arm(stage), [self.private], [self.trained_items]),
-            max_new_tokens=self.answer_limit(text, max_tokens),
+            max_new_tokens=limit,
+            sampling=sampling,
+            stop=ends,
         )
+
+    def asked_tokens(self, messages: Sequence[Message], *, stage: str) -> list[int]:
+        """A conversation as the model reads it; a question of the task alone as `prompt_tokens`."""
+        if wording_of(messages) == "task":
+            return self.prompt_tokens(messages[-1].text, stage=stage)
+        return self.encoder.conversation(messages)
+
+    @property
+    def positions(self) -> int:
+        """Tokens that the base reads, the answer's among them."""
+        found = getattr(self.model.base.config, "max_position_embeddings", None)
+        return int(found or self.release.settings.longest_tokens(retrieval=True))
 
     def judge(self, items: Sequence[HistoryItem], *, stage: str) -> list[Answer]:
         """Answers to own items as questions, and the loss of what the person wrote.

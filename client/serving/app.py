@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from client.look import stylesheet
 from client.serving.completions import Completions
 from client.serving.faults import RequestError, refusal_of
 from client.serving.guard import Guard
@@ -26,7 +27,9 @@ PAGE_FILES = {
     "/page.css": "page.css",
     "/page.js": "page.js",
     "/api.js": "api.js",
-    "/answers.js": "answers.js",
+    "/chat.js": "chat.js",
+    "/compare.js": "compare.js",
+    "/diff.js": "diff.js",
     "/routing.js": "routing.js",
     "/forget.js": "forget.js",
 }
@@ -60,7 +63,8 @@ def build_app(
 
 
 def _read(name: str) -> bytes:
-    return files("client.serving").joinpath("page", name).read_bytes()
+    content = files("client.serving").joinpath("page", name).read_bytes()
+    return stylesheet().encode() + content if name.endswith(".css") else content
 
 
 async def _send_file(content: bytes, kind: str, _request: Request) -> Response:

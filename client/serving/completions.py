@@ -2,7 +2,8 @@
 
 Source: OpenAI's API reference, "Create completion", "Create chat completion", "List models", and the
 objects they answer with. With `include_usage` every chunk has a null `usage`, and a last chunk
-without choices holds the counts.
+without choices holds the counts. Every object has one field more than OpenAI's: `wording`, which says
+whether the trained task's words were used ("task") or the base's chat template ("chat").
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from client.person.answering import Wording
 from client.serving.faults import parse_body, read_body
 from client.serving.openai_schema import Asked, ChatRequest, CompletionRequest, asked_by
 from client.serving.session import Ending
@@ -29,7 +31,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reply(ABC):
-    """One answer's frame: id, time (seconds since 1970) and model name."""
+    """One answer's frame: id, time (seconds since 1970), model name, and how it was asked."""
 
     prefix: ClassVar[str]
     kind: ClassVar[str]
@@ -37,6 +39,7 @@ class Reply(ABC):
     id: str
     created: int
     model: str
+    wording: Wording
     include_usage: bool
 
     @abstractmethod
@@ -72,6 +75,7 @@ class Reply(ABC):
             "object": kind,
             "created": self.created,
             "model": self.model,
+            "wording": self.wording,
             "choices": [{"index": 0, "logprobs": None, "finish_reason": reason, **choice}],
         }
 
@@ -145,7 +149,8 @@ class Completions:
     ) -> Response:
         asked = asked_by(body, self.turns.session.model_names)
         name = f"{form.prefix}-{self.new_id()}"
-        reply = form(name, int(self.clock()), asked.model, asked.include_usage)
+        wording = self.turns.session.wording(asked.messages)
+        reply = form(name, int(self.clock()), asked.model, wording, asked.include_usage)
         if asked.stream:
             return EventStream(partial(self._stream, asked, reply))
         return await whole_or_gone(request, self._whole(asked, reply))
@@ -170,8 +175,8 @@ class Completions:
                 await emit(chunk)
 
     def _generating(self, asked: Asked) -> AbstractAsyncContextManager[Step]:
-        return self.turns.generating(asked.prompt, stage=asked.stage, max_tokens=asked.max_tokens)
+        return self.turns.generating(asked.messages, stage=asked.stage, manner=asked.manner)
 
     async def _count(self, asked: Asked) -> int:
-        count = partial(self.turns.session.count_tokens, asked.prompt, stage=asked.stage)
+        count = partial(self.turns.session.count_tokens, asked.messages, stage=asked.stage)
         return await self.turns.worker.call(count)

@@ -97,9 +97,14 @@ def parse_body(model: type[_Model], data: bytes) -> _Model:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     if first["type"] == "json_invalid":
         raise RequestError(400, "the body is not JSON in UTF-8, or is nested too deeply")
-    where = first["loc"]
-    name = str(where[0]) if where and where[0] in model.model_fields else None
+    name, *rest = first["loc"] or (None,)
+    if name not in model.model_fields:
+        name = None
+    # A list's position tells which message; any further name may have been sent.
+    place = f"{name}[{rest[0]}]" if name and rest and isinstance(rest[0], int) else name
+    param = None if name is None else str(name)
     if first["type"] == "extra_forbidden":
-        place = f" in {name}" if name else ""
-        raise RequestError(400, f"an unknown field{place}", param=name)
-    raise RequestError(400, f"{name or 'body'}: {first['msg']}", param=name)
+        raise RequestError(400, f"an unknown field{f' in {place}' if place else ''}", param=param)
+    if first["type"] == "missing" and rest:
+        place = f"{place}: {rest[-1]}"
+    raise RequestError(400, f"{place or 'body'}: {first['msg']}", param=param)

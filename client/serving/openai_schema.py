@@ -1,7 +1,9 @@
-"""Requests of OpenAI's completion endpoints, reduced to what greedy decoding of one text can honour.
+"""Requests of OpenAI's completion endpoints, reduced to what decoding of one answer can honour.
 
 A field that would change the answer and cannot be honoured is an error, never ignored; a field that
-cannot change it (`seed`, `user`, a `top_p` under greedy decoding) is let through.
+cannot change it (`user`, a `seed` or `top_p` under greedy decoding) is let through. Without a
+temperature, decoding is greedy: DEVIATION from OpenAI, whose default is 1, because a personal model
+whose answers are labels and scores is asked for its most probable one.
 Source: OpenAI's API reference, "Create completion" and "Create chat completion".
 """
 
@@ -12,13 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from client.serving.faults import Body, RequestError
+from client.serving.session import Manner
+from proper_model.answering import SEEDS
+from proper_model.errors import ConfigError
+from proper_model.text import Message, Role, in_order
 
 # Accepted with one of these values (or null), which say what happens anyway.
 NEUTRAL: dict[str, tuple[object, ...]] = {
-    "temperature": (0,),
     "n": (1,),
     "best_of": (1,),
     "echo": (False,),
@@ -27,7 +33,6 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
     "logit_bias": ({},),
-    "stop": ([],),
     "suffix": ("",),
     "store": (False,),
     "tools": ([],),
@@ -37,11 +42,19 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "modalities": (["text"],),
     "response_format": ({"type": "text"},),
 }
-# Cannot change which text is the likeliest.
+# Cannot change the answer.
 WITHOUT_EFFECT = frozenset(
-    {"top_p", "seed", "user", "metadata", "parallel_tool_calls", "prompt_cache_key"}
+    {"user", "metadata", "parallel_tool_calls", "prompt_cache_key"}
     | {"safety_identifier", "service_tier"}
 )
+MOST_STOPS = 4
+# OpenAI's newer name for the same.
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
 # Of OpenAI's further fields these are named in the error; any other name is not repeated.
 REFUSED = frozenset(
     {"audio", "prediction", "reasoning_effort", "verbosity", "web_search_options", "moderation"}
@@ -59,9 +72,51 @@ class TextPart(Body):
 
 
 class ChatMessage(Body):
-    role: str
+    """A message; what an answer of ours holds beside its text may come back with it, empty.
+
+    `metadata` and `options` are what front ends (Gradio's) keep with a message to show it; they are
+    let through and reach no model.
+    """
+
+    role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
     name: str | None = None
+    refusal: Any = None
+    audio: Any = None
+    annotations: Any = None
+    function_call: Any = None
+    tool_calls: Any = None
+    metadata: Any = None
+    options: Any = None
+
+    @field_validator("role", mode="before")
+    @classmethod
+    def _known_role(cls, value: object) -> object:
+        if value not in ROLES if isinstance(value, str) else True:
+            names = ", ".join(ROLES)
+            raise PydanticCustomError("role", f"role: expected one of {names}")
+        return value
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _only_text(cls, value: object) -> object:
+        parts = value if isinstance(value, list) else []
+        if not isinstance(value, str) and not (
+            parts and all(isinstance(one, dict) and one.get("type") == "text" for one in parts)
+        ):
+            raise PydanticCustomError(
+                "content",
+                "content: expected text, or a list of parts of type text; images, audio and files "
+                "are not supported",
+            )
+        return value
+
+    @field_validator("refusal", "audio", "annotations", "function_call", "tool_calls")
+    @classmethod
+    def _empty(cls, value: object, info: ValidationInfo) -> object:
+        if value not in (None, []):
+            raise PydanticCustomError("unsupported", f"{info.field_name}: not supported")
+        return value
 
     @property
     def text(self) -> str:
@@ -77,8 +132,26 @@ class _Request(BaseModel):
 
     model: str
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=SEEDS.start, lt=SEEDS.stop)] | None = None
+    stop: tuple[str, ...] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _few_texts(cls, value: object) -> object:
+        stops = [value] if isinstance(value, str) else value
+        if stops is not None and not (
+            isinstance(stops, list)
+            and len(stops) <= MOST_STOPS
+            and all(isinstance(one, str) and one for one in stops)
+        ):
+            raise PydanticCustomError(
+                "stop", f"expected a text, or a list of at most {MOST_STOPS}, none of them empty"
+            )
+        return None if stops is None else tuple(stops)
 
 
 class CompletionRequest(_Request):
@@ -92,12 +165,12 @@ class ChatRequest(_Request):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request comes down to."""
+    """What a request comes down to; `messages` are in order (`proper_model.text.in_order`)."""
 
-    prompt: str
+    messages: tuple[Message, ...]
     model: str
     stage: str
-    max_tokens: int | None
+    manner: Manner
     stream: bool
     include_usage: bool
 
@@ -114,32 +187,35 @@ def asked_by(request: CompletionRequest | ChatRequest, models: Mapping[str, str]
         raise RequestError(400, "stream_options: only with stream", param="stream_options")
     options = request.stream_options or StreamOptions()
     if isinstance(request, ChatRequest):
-        prompt, max_tokens = _only_message(request), _chat_limit(request)
+        messages, max_tokens = _conversation(request), _chat_limit(request)
     else:
         prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[0]
-        max_tokens = request.max_tokens
+        messages, max_tokens = (Message("user", prompt),), request.max_tokens
     return Asked(
-        prompt=prompt,
+        messages=messages,
         model=request.model,
         stage=models[request.model],
-        max_tokens=max_tokens,
+        manner=_manner(request, max_tokens),
         stream=bool(request.stream),
         include_usage=bool(options.include_usage),
     )
 
 
-def _only_message(request: ChatRequest) -> str:
-    """The models answer one input of their task at a time and never saw a dialogue in training."""
-    (first, *others) = request.messages
-    if others or first.role != "user":
-        raise RequestError(
-            400,
-            "messages: expected exactly one message of role user; this model answers every "
-            "message by itself, so earlier turns and instructions cannot be honoured",
-            param="messages",
-            code="unsupported_value",
-        )
-    return first.text
+def _conversation(request: ChatRequest) -> tuple[Message, ...]:
+    try:
+        return in_order([Message(ROLES[one.role], one.text) for one in request.messages])
+    except ConfigError as error:
+        raise RequestError(400, error.message, param="messages") from None
+
+
+def _manner(request: _Request, max_tokens: int | None) -> Manner:
+    return Manner(
+        max_tokens=max_tokens,
+        temperature=request.temperature or 0.0,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        seed=request.seed,
+        stop=request.stop or (),
+    )
 
 
 def _chat_limit(request: ChatRequest) -> int | None:

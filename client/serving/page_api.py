@@ -7,7 +7,8 @@ closed, and the page asks how far it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -18,10 +19,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from client.serving.faults import Body, RequestError, parse_body, read_body, refusal_of
-from client.serving.session import Ending, ForgetReport
+from client.serving.session import Ending, ForgetReport, Manner
 from client.serving.streams import Emit, EventStream, whole_or_gone
 from client.serving.turns import Turns
 from proper_model.errors import InterruptedRunError
+from proper_model.text import Message
 
 
 class CompareRequest(Body):
@@ -41,12 +43,17 @@ class ForgetRequest(Body):
 
 @dataclass(frozen=True)
 class Job:
-    """How far forgetting is; `total` 0 means: unknown. Replaced as a whole: two threads read it."""
+    """How far forgetting is. Replaced as a whole: two threads read it.
+
+    `done` of `total` steps of `phase`, a total of 0 means: unknown; `left_s`: seconds until the
+    phase's end at the pace it had so far, None before its first step.
+    """
 
     state: Literal["idle", "running", "done", "failed"] = "idle"
     phase: str = ""
     done: int = 0
     total: int = 0
+    left_s: int | None = None
     report: ForgetReport | None = None
     error: str | None = None
 
@@ -54,9 +61,10 @@ class Job:
 class PageApi:
     """The endpoints over one session, and the one job of forgetting that there can be."""
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+    def __init__(self, turns: Turns, clock: Callable[[], float] = time.monotonic) -> None:
+        self._turns, self._clock = turns, clock
         self._job = Job()
+        self._began = (0, 0.0)  # steps done and the time when the phase was first told
         self._task: asyncio.Task[None] | None = None  # held, or it could be collected at work
 
     def routes(self) -> list[Route]:
@@ -90,18 +98,19 @@ class PageApi:
         return EventStream(partial(self._compare, body))
 
     async def _compare(self, body: CompareRequest, emit: Emit) -> None:
-        """Stage after stage: {stage, text} for a piece, {stage, finish_reason, tokens} at its end."""
-        turns = self._turns
+        """Stage after stage: {stage, text} for a piece, at its end {stage, finish_reason, tokens, wording}."""
+        turns, asked = self._turns, [Message("user", body.prompt)]
+        wording = turns.session.wording(asked)
         async with turns.turn():
             for stage in turns.session.stages:
                 async with turns.generating(
-                    body.prompt, stage=stage, max_tokens=body.max_tokens
+                    asked, stage=stage, manner=Manner(max_tokens=body.max_tokens)
                 ) as step:
                     part: str | Ending = await step()
                     while isinstance(part, str):
                         await emit({"stage": stage, "text": part})
                         part = await step()
-                end = {"finish_reason": part.reason, "tokens": part.tokens}
+                end = {"finish_reason": part.reason, "tokens": part.tokens, "wording": wording}
                 await emit({"stage": stage, **end})
 
     async def routing(self, request: Request) -> Response:
@@ -114,8 +123,10 @@ class PageApi:
 
     async def _routing(self, body: RoutingRequest) -> dict[str, Any]:
         work = partial(self._turns.session.routing, body.prompt, stage=body.stage)
+        wording = self._turns.session.wording([Message("user", body.prompt)])
         async with self._turns.turn():
-            return {"stage": body.stage, **asdict(await self._turns.worker.call(work))}
+            found = await self._turns.worker.call(work)
+            return {"stage": body.stage, "wording": wording, **asdict(found)}
 
     async def items(self, request: Request) -> Response:
         return await whole_or_gone(request, self._items())
@@ -153,4 +164,10 @@ class PageApi:
         """Called in the session's thread; ends the work when the server stops."""
         if self._turns.stopping.is_set():
             raise InterruptedRunError("forgetting was stopped; the last complete state stays")
-        self._job = Job(state="running", phase=phase, done=done, total=total)
+        now = self._clock()
+        if phase != self._job.phase or done < self._job.done:
+            self._began = (done, now)
+        first, since = self._began
+        left = round((now - since) / (done - first) * (total - done)) if done > first else None
+        left = left if total else None
+        self._job = Job(state="running", phase=phase, done=done, total=total, left_s=left)

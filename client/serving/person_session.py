@@ -6,18 +6,21 @@ import os
 from collections.abc import Generator, Mapping, Sequence
 
 from client.person import adapting
-from client.person.answering import Personal, check_retrieve
+from client.person.answering import Personal, Wording, check_retrieve, wording_of
 from client.person.learner import Learner
 from client.person.load_for_training import load_within
 from client.person.state import PersonalState
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory, Workspace
-from client.serving.session import Ending, ForgetReport, ItemRow, Routing
+from client.serving.faults import RequestError
+from client.serving.session import Ending, ForgetReport, ItemRow, Manner, Routing
 from client.terminal.terminal_text import preview
 from client.vault.opening import Vault, vault_exists
-from proper_model.errors import BusyError, DataError, ProperError
+from proper_model.answering import Sampling, seeded
+from proper_model.errors import BaseModelError, BusyError, DataError, ProperError
 from proper_model.progress import Progress
 from proper_model.tasks import Depth
+from proper_model.text import Message
 
 PREVIEW = 80  # characters of an item
 
@@ -81,14 +84,44 @@ class ServedPerson:
     def label_choices(self) -> tuple[str, ...]:
         return tuple(self._mine.task.labels or ())
 
+    def wording(self, messages: Sequence[Message]) -> Wording:
+        return wording_of(messages)
+
     def generate(
-        self, prompt: str, *, stage: str, max_tokens: int | None
+        self, messages: Sequence[Message], *, stage: str, manner: Manner
     ) -> Generator[str, None, Ending]:
-        ended = yield from self._mine.generate(prompt, stage=stage, max_tokens=max_tokens)
+        self._check_room(messages, stage)
+        sampling = None
+        if manner.temperature > 0:
+            sampling = Sampling(manner.temperature, seeded(manner.seed), manner.top_p)
+        ended = yield from self._mine.answer(
+            messages,
+            stage=stage,
+            max_tokens=manner.max_tokens,
+            sampling=sampling,
+            stop=manner.stop,
+        )
         return Ending("stop" if ended.done else "length", ended.tokens)
 
-    def count_tokens(self, prompt: str, *, stage: str) -> int:
-        return len(self._mine.prompt_tokens(prompt, stage=stage))
+    def _check_room(self, messages: Sequence[Message], stage: str) -> None:
+        """Raise RequestError, which names the field, for a conversation that cannot be asked."""
+        if wording_of(messages) == "task":
+            return
+        try:
+            tokens = len(self._mine.asked_tokens(messages, stage=stage))
+        except BaseModelError as error:
+            raise RequestError(400, f"messages: {error.message}", param="messages") from None
+        if tokens >= self._mine.positions:
+            raise RequestError(
+                400,
+                f"messages: {tokens} tokens, and this base reads {self._mine.positions}, its answer "
+                "included; leave the oldest messages out",
+                param="messages",
+                code="context_length_exceeded",
+            )
+
+    def count_tokens(self, messages: Sequence[Message], *, stage: str) -> int:
+        return len(self._mine.asked_tokens(messages, stage=stage))
 
     def routing(self, prompt: str, *, stage: str) -> Routing:
         asked = self._mine.own_items(stage).ask(prompt)

@@ -10,14 +10,36 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from client.person.answering import Wording
 from proper_model.progress import Progress
+from proper_model.text import Message
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How an answer is to be made.
+
+    Attributes:
+        max_tokens: at most so many; None: as many as the model has for such an answer.
+        temperature: 0 takes the most probable tokens, whatever `top_p` and `seed` say.
+        top_p: tokens are drawn from the most probable ones that have so much together.
+        seed: of the draws; None: from the system's entropy.
+        stop: texts before which the answer ends.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Ending:
     """Why a generation ended and how many tokens it made.
 
-    `length`: `max_tokens`, or the model's own limit, was reached. `stop`: the model was done.
+    `length`: `max_tokens`, or the model's own limit, was reached. `stop`: the model was done, or a
+    stop text came.
     """
 
     reason: Literal["stop", "length"]
@@ -79,16 +101,19 @@ class Session(Protocol):
     def label_choices(self) -> tuple[str, ...]:
         """The answers of a task that has a fixed set of them; else empty."""
 
-    def generate(
-        self, prompt: str, *, stage: str, max_tokens: int | None
-    ) -> Generator[str, None, Ending]:
-        """Greedy answer in pieces of text; returns how it ended.
+    def wording(self, messages: Sequence[Message]) -> Wording:
+        """Whether a conversation is asked in the trained task's words or in the base's chat template."""
 
-        `close()` ends it early. Raises ConfigError or DataError for a prompt it cannot take, at the
-        first piece at the latest.
+    def generate(
+        self, messages: Sequence[Message], *, stage: str, manner: Manner
+    ) -> Generator[str, None, Ending]:
+        """The answer to a conversation in pieces of text; returns how it ended.
+
+        `close()` ends it early. Raises ConfigError, DataError or RequestError for what it cannot take,
+        at the first piece at the latest.
         """
 
-    def count_tokens(self, prompt: str, *, stage: str) -> int:
+    def count_tokens(self, messages: Sequence[Message], *, stage: str) -> int:
         """Of a whole prompt as a stage is asked, with what is put around the words given."""
 
     def routing(self, prompt: str, *, stage: str) -> Routing:

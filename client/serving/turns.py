@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,7 +12,8 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from client.serving.faults import RequestError
-from client.serving.session import Ending, Session
+from client.serving.session import Ending, Manner, Session
+from proper_model.text import Message
 
 MAX_WAITING = 4
 Step = Callable[[], Awaitable[str | Ending]]
@@ -130,13 +131,13 @@ class Turns:
 
     @asynccontextmanager
     async def generating(
-        self, prompt: str, *, stage: str, max_tokens: int | None
+        self, messages: Sequence[Message], *, stage: str, manner: Manner
     ) -> AsyncIterator[Step]:
         """Yields a function that gives the next piece, or the Ending; afterwards generation ends.
 
         Only within a turn.
         """
-        start = partial(self.session.generate, prompt, stage=stage, max_tokens=max_tokens)
+        start = partial(self.session.generate, messages, stage=stage, manner=manner)
         pieces = await self.worker.call(start)
         try:
             yield partial(self._step, pieces)

@@ -1,8 +1,8 @@
-"""Greedy decoding, a token of every row at a time, by one pass or by two in step.
+"""Decoding, a token of every row at a time, by one pass or by two in step.
 
 Each pass keeps keys and values of its own: what it thinks of a token depends on its own adapters.
-Both read the same tokens, the most probable of the mixture (`model.mixture`). A temperature does not
-change which one that is.
+Both read the same tokens: the most probable of the mixture (`model.mixture`), whose temperature does
+not change which one that is, or drawn from it (`sampling`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proper_model.answering.sampling import Sampling
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.mixture import MakePass, Mixture
@@ -20,7 +21,7 @@ from proper_model.text.encoding import Encoder
 
 
 @torch.no_grad()
-def greedy_steps(
+def decoding_steps(
     model: AdaptedModel,
     encoder: Encoder,
     prompts: Sequence[Sequence[int]],
@@ -28,10 +29,11 @@ def greedy_steps(
     make_pass: MakePass | Mixture,
     *,
     max_new_tokens: int,
+    sampling: Sampling | None = None,
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Next tokens [R] and the logits they were chosen by [R, V], until every row has ended.
 
-    Behind a row's end of sequence stand pads. The model is attached between two steps as well;
+    Without `sampling` the most probable ones. Behind a row's end of sequence stand pads. The model is attached between two steps as well;
     close the iterator to let it go.
     """
     # A prompt is a sample whose answer is empty: no label, nothing to leak.
@@ -57,7 +59,8 @@ def greedy_steps(
                 caches[place] = output.past_key_values
                 found.append(output.logits[:, -1])
             logits = rows.logits(found)
-            tokens = logits.argmax(-1).masked_fill(ended, encoder.pad)
+            chosen = logits.argmax(-1) if sampling is None else sampling.draw(logits)
+            tokens = chosen.masked_fill(ended, encoder.pad)
             yield tokens, logits
             ended |= tokens == encoder.eos
             if bool(ended.all()):
@@ -79,7 +82,7 @@ def greedy(
 ) -> tuple[Tensor, Tensor | None]:
     """Greedy answers of all prompts at once: tokens [R, T] and, if asked for, logits [R, T, V]."""
     tokens, logits = [], []
-    for chosen, scores in greedy_steps(
+    for chosen, scores in decoding_steps(
         model, encoder, prompts, slots, make_pass, max_new_tokens=max_new_tokens
     ):
         tokens.append(chosen)

@@ -1,7 +1,8 @@
-"""Greedy decoding of one prompt, piece by piece, to be read while it is written.
+"""Decoding of one prompt, piece by piece, to be read while it is written.
 
 The same steps as batched generation takes (`decoding`). Text comes out as soon as no later token can
-change it: tokenizers spell one character with several tokens.
+change it: tokenizers spell one character with several tokens, and what may be the beginning of a stop
+text waits until it is none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from proper_model.answering.decoding import greedy_steps
+from proper_model.answering.decoding import decoding_steps
+from proper_model.answering.sampling import Sampling
 from proper_model.errors import TrainingError
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.mixture import MakePass, Mixture
@@ -23,7 +25,7 @@ UNFINISHED = "\ufffd"  # what a decoder writes for the first bytes of a characte
 
 @dataclass(frozen=True)
 class Ended:
-    """How a generation ended: whether the model was done, and how many tokens it made."""
+    """How a generation ended: whether the model was done or a stop text came, and how many tokens it made."""
 
     done: bool
     tokens: int
@@ -36,30 +38,61 @@ def stream(
     make_pass: MakePass | Mixture,
     *,
     max_new_tokens: int,
+    sampling: Sampling | None = None,
+    stop: Sequence[str] = (),
 ) -> Generator[str, None, Ended]:
     """Pieces that join to `encoder.decode` of all tokens, then how it ended.
 
-    The model is attached between two pieces as well; close the generator to let it go.
+    The answer ends before the first of the `stop` texts, none of them empty, that comes up in it; white
+    space before an answer is no part of it. The model is attached between two pieces as well; close the generator to let it go.
     """
     seen: list[int] = []
     said = ""
-    tokens = stream_tokens(model, encoder, prompt, make_pass, max_new_tokens=max_new_tokens)
-    done = False
-    while True:
-        try:
-            seen.append(next(tokens))
-        except StopIteration as end:
-            done = bool(end.value)
-            break
-        text = encoder.decode(seen)
-        # The end may yet change: a space is stripped, a cut character becomes another one.
-        if not text.endswith(UNFINISHED) and text.startswith(said) and text != said:
-            yield text[len(said) :]
-            said = text
-    rest = encoder.decode(seen)
-    if rest.startswith(said) and rest != said:
-        yield rest[len(said) :]
-    return Ended(done, len(seen))
+    steps = stream_tokens(
+        model, encoder, prompt, make_pass, max_new_tokens=max_new_tokens, sampling=sampling
+    )
+    with closing(steps) as tokens:
+        done = False
+        while True:
+            try:
+                seen.append(next(tokens))
+            except StopIteration as end:
+                done = bool(end.value)
+                break
+            written = encoder.written(seen)
+            cut = _first(stop, written)
+            if cut < len(written):
+                return (yield from _rest(said, written[:cut].strip(), Ended(True, len(seen))))
+            text = written[: len(written) - _begun(stop, written)].strip()
+            # The end may yet change: a space is stripped, a cut character becomes another one.
+            if not text.endswith(UNFINISHED) and text.startswith(said) and text != said:
+                yield text[len(said) :]
+                said = text
+    return (yield from _rest(said, encoder.decode(seen), Ended(done, len(seen))))
+
+
+def _rest(said: str, text: str, ended: Ended) -> Generator[str, None, Ended]:
+    if text.startswith(said) and text != said:
+        yield text[len(said) :]
+    return ended
+
+
+def _first(stop: Sequence[str], text: str) -> int:
+    """Where the first of the stop texts begins, or the text's length."""
+    return min((place for one in stop if (place := text.find(one)) >= 0), default=len(text))
+
+
+def _begun(stop: Sequence[str], text: str) -> int:
+    """How many letters at the text's end are the beginning of a stop text."""
+    return max(
+        (
+            n
+            for one in stop
+            for n in range(1, min(len(one), len(text) + 1))
+            if text.endswith(one[:n])
+        ),
+        default=0,
+    )
 
 
 def stream_tokens(
@@ -69,9 +102,18 @@ def stream_tokens(
     make_pass: MakePass | Mixture,
     *,
     max_new_tokens: int,
+    sampling: Sampling | None = None,
 ) -> Generator[int, None, bool]:
     """Token ids after the prompt, without the end of sequence; then whether that was reached."""
-    steps = greedy_steps(model, encoder, [prompt], [0], make_pass, max_new_tokens=max_new_tokens)
+    steps = decoding_steps(
+        model,
+        encoder,
+        [prompt],
+        [0],
+        make_pass,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+    )
     with closing(steps):
         for tokens, scores in steps:
             token = int(tokens[0])

@@ -1,4 +1,4 @@
-"""A person's text as a turn in a tokenizer's chat template, within bounds.
+"""A person's text, or a conversation, in a tokenizer's chat template, within bounds.
 
 A template is a small program that came with the base. One that loops without end, fails on some
 texts or leaves a text out is refused by a message, wherever it is met.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 from proper_model.errors import BaseModelError
+from proper_model.text.conversation import Message
 
 # Lines of the template's code; the longest public ones take some hundreds for a turn.
-MOST_STEPS = 100_000
-# Of what a template writes beside the text, in characters.
+MOST_STEPS = 100_000  # a message
+# Of what a template writes beside a message's text, in characters.
 MOST_ADDED = 1 << 17
 _COMPILED = "<template>"  # what jinja calls the code that it makes of one
 _GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
@@ -29,17 +31,24 @@ class _TooLongError(Exception):
 
 def asked(tokenizer: Any, text: str) -> str:
     """The text as a user's turn, up to where the answer begins. Raises BaseModelError."""
-    turn = [{"role": "user", "content": text}]
+    return rendered(tokenizer, [Message("user", text)])
+
+
+def rendered(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """A conversation up to where the answer begins. Raises BaseModelError."""
+    turns = [{"role": message.role, "content": message.text} for message in messages]
     found = _bounded(
-        lambda: tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        lambda: tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True),
+        MOST_STEPS * len(turns),
     )
-    if not isinstance(found, str) or len(found) > 2 * len(text) + MOST_ADDED:
+    most = 2 * sum(len(message.text) for message in messages) + MOST_ADDED * len(turns)
+    if not isinstance(found, str) or len(found) > most:
         raise BaseModelError("the chat template writes too much for one turn", hint=_HINT)
     return found
 
 
-def _bounded(render: Any) -> Any:
-    """What `render` returns, if its Python code takes at most `MOST_STEPS` lines."""
+def _bounded(render: Any, most_steps: int) -> Any:
+    """What `render` returns, if its Python code takes at most so many lines."""
     steps = 0
 
     def count(frame: FrameType, _event: str, _argument: Any) -> Any:
@@ -47,7 +56,7 @@ def _bounded(render: Any) -> Any:
         if frame.f_code.co_filename != _COMPILED:
             return None  # jinja's own code
         steps += 1
-        if steps > MOST_STEPS:
+        if steps > most_steps:
             raise _TooLongError
         return count
 

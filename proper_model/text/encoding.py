@@ -19,6 +19,7 @@ from proper_model.errors import BaseModelError
 from proper_model.kernels.packing import Batch, Encoded, pack
 from proper_model.tasks.retrieval import Room
 from proper_model.tasks.task import Example
+from proper_model.text.conversation import NEXT_TURN, Message, plain_form
 from proper_model.text.plain_text import PlainText
 
 # Below this a pass is too small to be worth its launches (docs/performance.md 2: compute overtakes
@@ -77,12 +78,27 @@ class Encoder:
         self.max_prompt_tokens = max_prompt_tokens
         self.max_answer_tokens = max_answer_tokens
         self.retrieval_tokens = retrieval_tokens
-        self._chat = bool(getattr(tokenizer, "chat_template", None))
+        self.has_template = bool(getattr(tokenizer, "chat_template", None))
         self._plain = PlainText(tokenizer)
 
     def prompt(self, text: str, *, lines: str = "") -> list[int]:
         """Token ids of a prompt, with own items before it if there are `lines`; bounded."""
         return self._cut(self._prompt_ids(lines + text), lines)
+
+    def conversation(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation (`conversation.in_order`), uncut, up to where the answer begins.
+
+        In the base's chat template, or in `plain_form` where it has none. Raises BaseModelError for
+        a template that fails on it.
+        """
+        if self.has_template:
+            return self._plain.conversation_ids(messages)
+        return self._plain.before + self._plain.ids(plain_form(messages))
+
+    @property
+    def turn_ends(self) -> tuple[str, ...]:
+        """Texts at which an answer in a conversation is over, beside the end of sequence."""
+        return () if self.has_template else (NEXT_TURN,)
 
     @property
     def room(self) -> Room:
@@ -108,7 +124,11 @@ class Encoder:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of generated token ids, special tokens removed, stripped (docs/method.md 4.3)."""
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        return self.written(tokens).strip()
+
+    def written(self, tokens: Sequence[int]) -> str:
+        """As `decode`, with the white space behind the text that more of it may follow."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).lstrip()
 
     def _cut(self, prompt: list[int], lines: str) -> list[int]:
         more = self.retrieval_tokens if lines else 0
@@ -116,7 +136,7 @@ class Encoder:
 
     def _prompt_ids(self, text: str) -> list[int]:
         # A chat template writes its own special tokens.
-        if self._chat:
+        if self.has_template:
             found = self._plain.turn_ids(text)
         else:
             found = self._plain.before + self._plain.ids(text)
@@ -126,10 +146,10 @@ class Encoder:
     def _answer_ids(self, example: Example, prompt: list[int]) -> list[int]:
         """The answer's ids behind the ids of its whole prompt."""
         plain = self._plain
-        answer_text = example.answer if self._chat else " " + example.answer
+        answer_text = example.answer if self.has_template else " " + example.answer
         # Tokenize jointly where the prompt survives as a prefix: sentencepiece puts a spurious
         # space before a text tokenized on its own.
-        if not self._chat:
+        if not self.has_template:
             joint = plain.before + plain.ids(example.asked + answer_text)
         elif plain.is_free(example.asked) and plain.is_free(answer_text):
             joint = plain.raw(plain.asked(example.asked) + answer_text)

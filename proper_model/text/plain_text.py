@@ -13,10 +13,11 @@ from typing import Any
 
 from proper_model.errors import BaseModelError
 from proper_model.text import chat_turn
+from proper_model.text.conversation import Message, without_system
 
 PROBE = "a"
-# Stands for the text while a chat template is rendered; no tokenizer's token, and not trimmed.
-_PLACE = "\ue000text\ue001"
+# Stands for a text while a chat template is rendered; no tokenizer's token, and not trimmed.
+_PLACE = "\ue000text{}\ue001"
 
 
 def control_ids(tokenizer: Any) -> frozenset[int]:
@@ -72,14 +73,61 @@ class PlainText:
 
     def turn_ids(self, text: str) -> list[int]:
         """The ids of `asked(text)`, whose control tokens are the template's own."""
-        asked = self.asked(text)
-        if self.is_free(text):
+        return self._rendered_ids([Message("user", text)])
+
+    def conversation_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of a conversation (`conversation.in_order`) in the chat template, as those of a turn.
+
+        Of a template that refuses a system message or leaves it out, that one begins the user's first.
+        Raises BaseModelError for a template that fails all the same.
+        """
+        if messages[0].role == "system" and not self._takes_system(messages):
+            messages = without_system(messages)
+        return self._rendered_ids(messages)
+
+    def _takes_system(self, messages: Sequence[Message]) -> bool:
+        try:
+            return messages[0].text.strip() in chat_turn.rendered(self.tokenizer, messages)
+        except BaseModelError:
+            return False
+
+    def _rendered_ids(self, messages: Sequence[Message]) -> list[int]:
+        asked = chat_turn.rendered(self.tokenizer, messages)
+        texts = [message.text for message in messages]
+        if all(map(self.is_free, texts)):
             return self.raw(asked)
-        front, found, back = self.asked(_PLACE).partition(_PLACE)
-        for written in (text, text.strip()):  # templates may trim
-            if found and asked == front + written + back:
-                return self.raw(front) + self._spelled(written) + self.raw(back)
-        return self.raw(self.asked(self._broken(text)))
+        frame = self._frame(messages)
+        for written in (texts, [text.strip() for text in texts]):  # templates may trim
+            if frame and asked == frame[0] + "".join(
+                text + behind for text, behind in zip(written, frame[1:], strict=True)
+            ):
+                found = self.raw(frame[0])
+                for text, behind in zip(written, frame[1:], strict=True):
+                    found += self._spelled(text) + self.raw(behind)
+                return found
+        return self.raw(
+            chat_turn.rendered(
+                self.tokenizer, [Message(one.role, self._broken(one.text)) for one in messages]
+            )
+        )
+
+    def _frame(self, messages: Sequence[Message]) -> list[str]:
+        """What the template writes before, between and behind the messages' texts.
+
+        Empty where it does not write all of them, once and in their order.
+        """
+        places = [_PLACE.format(number) for number in range(len(messages))]
+        rest = chat_turn.rendered(
+            self.tokenizer,
+            [Message(one.role, place) for one, place in zip(messages, places, strict=True)],
+        )
+        frame = []
+        for place in places:
+            front, found, rest = rest.partition(place)
+            if not found or place in rest:
+                return []
+            frame.append(front)
+        return [*frame, rest]
 
     def is_free(self, text: str) -> bool:
         """True if the tokenizer finds no control token in a text."""

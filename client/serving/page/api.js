@@ -90,8 +90,9 @@ export async function stoppable(form, stop, work) {
   const controller = new AbortController();
   const abort = () => controller.abort();
   problem("");
-  submit.disabled = true;
   stop.disabled = false;
+  hand(submit, stop);
+  submit.disabled = true;
   stop.addEventListener("click", abort);
   try {
     await work(controller.signal);
@@ -101,7 +102,28 @@ export async function stoppable(form, stop, work) {
     return false;
   } finally {
     stop.removeEventListener("click", abort);
-    stop.disabled = true;
     submit.disabled = false;
+    hand(stop, submit);
+    stop.disabled = true;
   }
 }
+
+/** Give the focus on from a button that is about to be disabled: it would be lost. */
+function hand(from, to) {
+  if (document.activeElement === from) to.focus();
+}
+
+/** A live region's text is read out when it is complete, not piece by piece. */
+export async function writing(region, work) {
+  region.setAttribute("aria-busy", "true");
+  try {
+    return await work();
+  } finally {
+    region.setAttribute("aria-busy", "false");
+  }
+}
+
+export const STAGES = { 1: "Everybody", 2: "People like you", 3: "Yours" };
+
+/** "1 word", "2 words". */
+export const counted = (count, one) => `${count} ${one}${count === 1 ? "" : "s"}`;

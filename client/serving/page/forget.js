@@ -1,8 +1,14 @@
 // The tab Forget: choose, confirm, wait, see what came of it.
 
-import { byId, element, json, problem } from "./api.js";
+import { byId, counted, element, json, problem } from "./api.js";
 
 const POLL_MS = 500;
+const FEW = 8; // from so many items on a field to find them helps
+const PHASES = {
+  embedding: "finding whom you are like",
+  adapter: "training your adapter again",
+  without: "training without own items before a question, to compare",
+};
 let polling = false;
 let stored = false; // there may be something to remove where no item is listed
 
@@ -10,18 +16,29 @@ const boxes = () => [...byId("forget-list").querySelectorAll("input[type=checkbo
 const chosen = () => boxes().filter((box) => box.checked).map((box) => box.value);
 
 function follow() {
-  byId("forget-selected").disabled = polling || chosen().length === 0;
+  const count = chosen().length;
+  byId("forget-selected").disabled = polling || count === 0;
   byId("forget-all").disabled = polling || !stored;
+  byId("forget-count").textContent = boxes().length ? `${count} of ${boxes().length} selected` : "";
 }
 
 function row({ number, id, date, preview }) {
   const line = element("div", "item");
   const box = element("input", "", "", { type: "checkbox", id: `item-${number}`, value: id });
-  const label = element("label", "preview", `${number}. ${date ? `${date}: ` : ""}${preview}`, {
-    for: box.id,
-  });
+  const label = element("label", "preview", "", { for: box.id });
+  label.append(element("span", "number", `${number}. `));
+  if (date) label.append(element("time", "", date), " ");
+  label.append(preview);
   line.append(box, label);
   return line;
+}
+
+/** Hide what does not hold the words; what is selected stays selected. */
+function find() {
+  const wanted = byId("forget-find").value.toLowerCase();
+  for (const line of byId("forget-list").querySelectorAll(".item")) {
+    line.hidden = !line.textContent.toLowerCase().includes(wanted) && !line.querySelector(":checked");
+  }
 }
 
 export async function loadItems() {
@@ -30,8 +47,11 @@ export async function loadItems() {
   try {
     const { items } = await json("/api/items");
     const rows = items.map(row);
-    byId("forget-list").replaceChildren(...(rows.length ? rows : [element("p", "", "There are no items.")]));
+    byId("forget-list").replaceChildren(...(rows.length ? rows : [element("p", "muted", "There are no items.")]));
+    byId("forget-search").hidden = rows.length < FEW;
+    byId("forget-find").value = "";
   } catch (error) {
+    byId("forget-list").replaceChildren(element("p", "muted", "The items could not be loaded."));
     problem(error.message);
   }
   follow();
@@ -60,24 +80,41 @@ async function begin(request, title, what) {
   if (!(await confirmed(title, what))) return;
   problem("");
   try {
-    await followJob(await json("/api/forget", request));
+    await followJob(await json("/api/forget", request), true);
   } catch (error) {
     problem(error.message);
   }
 }
 
-function describe({ state, phase, done, total, report, error }) {
-  if (state === "running") {
-    const far = total ? ` ${done} of ${total}` : "";
-    return phase ? `Forgetting: ${phase}${far}…` : "Forgetting…";
-  }
+function describe({ state, phase, report, error }) {
+  if (state === "running") return phase ? `Forgetting: ${PHASES[phase] ?? phase}…` : "Forgetting…";
   if (state === "failed") return `Forgetting could not be completed: ${error}`;
   const notes = report.notes.map((note) => ` ${note}`).join("");
   return `Done: ${report.forgotten} forgotten, ${report.kept} kept.${notes}`;
 }
 
+/** Seconds in words, no finer than an estimate is. */
+export function duration(seconds) {
+  if (seconds < 10) return "a few seconds";
+  if (seconds < 90) return `about ${Math.round(seconds / 5) * 5} seconds`;
+  return `about ${counted(Math.round(seconds / 60), "minute")}`;
+}
+
+function amount({ state, done, total, left_s: left }) {
+  if (state !== "running" || !total) return "";
+  const known = left !== null && done < total;
+  return `Step ${done} of ${total}${known ? `, ${duration(left)} left for this part` : ""}`;
+}
+
+/** Only a change of the first line is read out; the numbers change too often for that. */
 function showJob(job) {
-  byId("forget-progress").textContent = describe(job);
+  const told = describe(job);
+  byId("forget-job").hidden = false;
+  const line = byId("forget-progress");
+  if (line.textContent !== told) line.textContent = told;
+  line.classList.toggle("good", job.state === "done");
+  line.classList.toggle("bad", job.state === "failed");
+  byId("forget-numbers").textContent = amount(job);
   const bar = byId("forget-bar");
   bar.hidden = job.state !== "running";
   if (job.total) {
@@ -89,17 +126,18 @@ function showJob(job) {
 }
 
 /** Show a running job until it ends; also called for one that an earlier page began. */
-export async function followJob(job) {
+export async function followJob(job, focus = false) {
   if (polling) return;
   polling = true;
   follow();
+  showJob(job);
+  if (focus) byId("forget-job").focus(); // the button that had it is disabled now
   try {
     while (job.state === "running") {
-      showJob(job);
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
       job = await json("/api/forget");
+      showJob(job);
     }
-    showJob(job);
   } finally {
     polling = false;
     byId("forget-bar").hidden = true;
@@ -111,18 +149,19 @@ export async function followJob(job) {
 
 export function startForget() {
   byId("forget-list").addEventListener("change", follow);
+  byId("forget-find").addEventListener("input", find);
   byId("confirm-yes").addEventListener("click", () => answer(true));
   byId("confirm-no").addEventListener("click", () => answer(false));
   // Not "close", which comes later, perhaps when the next question is open already.
   byId("confirm").addEventListener("cancel", () => answered(false));
   byId("forget-selected").addEventListener("click", () => {
     const ids = chosen();
-    const what = `${ids.length} of ${boxes().length} items will be removed and the model trained again from the rest. This may take minutes.`;
+    const what = `${ids.length} of ${counted(boxes().length, "item")} will be removed and the model trained again from the rest. This may take minutes.`;
     begin({ ids }, "Forget the selected items?", what);
   });
   byId("forget-all").addEventListener("click", () => {
     const count = boxes().length;
-    const listed = count ? `All ${count} items listed here, those of other tasks, ` : "All items, ";
+    const listed = count ? `All ${counted(count, "item")} listed here, those of other tasks, ` : "All items, ";
     const what = `${listed}everything learned from them, and the keys will be removed.`;
     begin({ all: true }, "Forget everything?", what);
   });

@@ -1,13 +1,16 @@
 // The page's frame: the token, the tabs, and the status line.
 
-import { showAnswers, startAnswers } from "./answers.js";
 import { byId, json, problem, takeToken } from "./api.js";
+import { showChat, startChat } from "./chat.js";
+import { showCompare, startCompare } from "./compare.js";
 import { followJob, loadItems, showForget, startForget } from "./forget.js";
 import { showRouting, startRouting } from "./routing.js";
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
+const current = () => tabs.find((tab) => tab.getAttribute("aria-selected") === "true");
 
 function select(tab) {
+  problem("");
   for (const other of tabs) {
     const on = other === tab;
     other.setAttribute("aria-selected", String(on));
@@ -28,17 +31,28 @@ function move(event) {
   select(tab);
 }
 
+/** Views once there is a connection; before, what to do to have one. */
+function showConnected(connected) {
+  byId("away").hidden = connected;
+  byId("tabs").hidden = !connected;
+  byId(current().getAttribute("aria-controls")).hidden = !connected;
+}
+
 async function refresh() {
   try {
     const status = await json("/api/status");
     const state = status.adapted ? "adapted to you" : "not adapted yet";
-    byId("status").textContent = `Task ${status.task}, ${state}, release ${status.bundle_id}.`;
-    showAnswers(status);
+    const release = status.bundle_id.slice(0, 16); // as commands print it
+    byId("status").textContent = `Task ${status.task}, ${state}, release ${release}.`;
+    showChat(status);
+    showCompare(status);
     showRouting(status);
     showForget(status);
+    showConnected(true);
     return status;
   } catch (error) {
     byId("status").textContent = "Not connected.";
+    showConnected(false);
     problem(error.message);
     return null;
   }
@@ -57,9 +71,13 @@ for (const tab of tabs) {
   tab.addEventListener("click", () => select(tab));
   tab.addEventListener("keydown", move);
 }
-startAnswers();
+startChat();
+startCompare();
 startRouting();
 startForget();
 byId("forget").addEventListener("changed", refresh);
-addEventListener("hashchange", start);
+byId("again").addEventListener("click", start);
+addEventListener("hashchange", () => {
+  if (location.hash.startsWith("#token=")) start(); // and not for the link that skips to the view
+});
 start();

@@ -122,6 +122,7 @@ def _asking(given: Path, place: Path, canaries: Mapping[str, Canary]) -> list[Ty
             Typed(["generate", f"{question} " * LONG_TIMES]),
             Typed(["generate", "--input", questions]),
             Typed(["generate", "--input", questions, "--output", str(place / "answers.jsonl")]),
+            Typed(["chat", "--system", question]),  # nobody types
             Typed(["inspect"]),
             Typed(["inspect", "--items"]),
             Typed(["inspect", "--json"]),
@@ -216,6 +217,10 @@ def _answered(question: str) -> list[Visit]:
     """Whole and streamed; what is asked may stand in these answers."""
     text, chat = "/v1/completions", "/v1/chat/completions"
     message = [{"role": "user", "content": question}]
+    turns = [
+        {"role": role, "content": question} for role in ("system", "user", "assistant", "user")
+    ]
+    drawn = {"temperature": 1, "top_p": 0.9, "seed": 7, "stop": question}
     usage = {"stream_options": {"include_usage": True}}
     found = [Visit("items", "GET", "/api/items", 200)]
     for stream, how in STREAMED.items():
@@ -224,6 +229,7 @@ def _answered(question: str) -> list[Visit]:
             _post(f"asked-text-{how}", text, common | {"prompt": question}, 200),
             _post(f"asked-long-{how}", text, common | {"prompt": f"{question} " * LONG_TIMES}, 200),
             _post(f"asked-chat-{how}", chat, common | {"messages": message}, 200),
+            _post(f"asked-turns-{how}", chat, common | drawn | {"messages": turns}, 200),
         ]
     prompt = {"prompt": question}
     left = {"model": "proper", "stream": True, **prompt}
@@ -245,7 +251,7 @@ def _refused(bad: str, question: str) -> list[Visit]:
         wrong |= {
             f"type-{how}": (text, common | {"prompt": {bad: bad}}, 400),
             f"field-{how}": (text, common | prompt | {bad: bad}, 400),
-            f"value-{how}": (text, common | prompt | {"stop": [bad]}, 400),
+            f"value-{how}": (text, common | prompt | {"temperature": bad}, 400),
             f"model-{how}": (text, common | prompt | {"model": bad}, 404),
             f"turns-{how}": (chat, common | {"messages": [said, {**said, "role": bad}]}, 400),
             f"part-{how}": (chat, common | {"messages": [{**said, "content": [{bad: bad}]}]}, 400),
