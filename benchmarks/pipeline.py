@@ -31,6 +31,7 @@ from benchmarks.results.tables import phase_table
 from client.terminal.console import QUIET, print_line, print_table, say
 from proper_model.errors import ConfigError, SimulationError
 from proper_model.federation.machine import usable_cores
+from proper_model.storage.files import expanded
 from simulations.flower.supervisor import adopt_orphans, alive, stop
 from simulations.outcome.environment import commit
 
@@ -71,7 +72,7 @@ def sources_of(texts: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for text in texts:
         label, _, folder = text.partition("=")
-        path = Path(folder).expanduser().resolve()
+        path = expanded(folder).resolve()
         if (
             not label
             or not folder

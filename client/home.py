@@ -23,7 +23,7 @@ from platformdirs import user_data_path
 
 from proper_model.errors import BusyError, StorageError
 from proper_model.storage.durable import is_locked, locked
-from proper_model.storage.files import make_private_folder, storage_errors
+from proper_model.storage.files import expanded, make_private_folder, storage_errors
 
 VARIABLE = "PROPER_HOME"
 _GRACE_S = 0.2  # another program's `is_busy` holds the lock for a moment
@@ -41,7 +41,7 @@ class Home:
     def find(cls, option: Path | None = None) -> Home:
         """By option, variable or platform. Creates nothing."""
         named = option or os.environ.get(VARIABLE)
-        return cls(Path(named).expanduser() if named else user_data_path("proper", appauthor=False))
+        return cls(expanded(named) if named else user_data_path("proper", appauthor=False))
 
     @property
     def root_file(self) -> Path:

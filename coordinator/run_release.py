@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from coordinator.publish import PublishedBundle, latest, publish
 from coordinator.run_keys import signing_keys, trusted_root
-from proper_model.base.folder import base_folder, revision_of
+from proper_model.base.folder import base_folder, file_hashes, revision_of
 from proper_model.base.reference import hub_name, reference_base
 from proper_model.bundle.file_names import BASE, CONFIG
 from proper_model.bundle.folder_names import ROOT_NAME
@@ -31,10 +31,11 @@ def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
         files, reference = release_to_files(release), None
     else:
         folder = base_folder(plan.base)
-        revision = revision_of(folder)
+        hashes = file_hashes(folder)
+        revision = revision_of(folder, hashes)
         name = hub_name(plan.base)
         files = release_to_files(release, base=BaseSource(name, revision))
-        reference = reference_base(folder, name, revision)
+        reference = reference_base(folder, name, revision, hashes)
         # So that devices can check the release before they take it.
         files[BASE + CONFIG] = (folder / CONFIG).read_bytes()
     target = plan.server_folder / "release"

@@ -50,6 +50,11 @@ COMMANDS = {
     ),
     ("python", "-m", "benchmarks.table"): ("-m", "benchmarks.table"),
     ("python", "-m", "client.commands.documents"): ("-m", "client.commands.documents"),
+    ("python", "-m", "benchmarks.first_minutes", "show"): (
+        "-m",
+        "benchmarks.first_minutes",
+        "show",
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import os
 import re
@@ -34,10 +35,17 @@ from client.releases.pinned_root import decide_trust, load_root
 from client.releases.place import ReleasePlace
 from client.releases.store import Accepted, installed, read_state, write_state
 from coordinator.root_ceremony import create_root
-from proper_model.base.folder import revision_of
+from proper_model.base.folder import file_hashes, revision_of
+from proper_model.base.reference import reference_base
 from proper_model.bundle.trusted_root import LATEST, OWN_CHANNEL, RELEASE, ROOT, TrustedRoot
 from proper_model.checks import load_base
-from proper_model.errors import BaseModelError, BundleForeignError, ConfigError, TaskError
+from proper_model.errors import (
+    BaseModelError,
+    BundleForeignError,
+    ConfigError,
+    StateError,
+    TaskError,
+)
 from proper_model.settings import load_profile
 from proper_model.tasks.new_task import make_task, read_answers, read_line
 from proper_model.tasks.records import HistoryItem
@@ -422,12 +430,61 @@ def test_a_copy_is_of_a_release_that_others_still_take(
 def test_a_base_that_cannot_be_looked_at_is_no_bug(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for what in ("x" * 5000, "~nobody-of-that-name/base"):
-        with pytest.raises(BaseModelError, match="cannot be looked at"):
-            folder_of(what)
+    with pytest.raises(BaseModelError, match="cannot be looked at"):
+        folder_of("x" * 5000)
+    with pytest.raises(ConfigError, match="no home folder is known"):
+        folder_of("~nobody-of-that-name/base")
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
     with pytest.raises(BaseModelError, match="cannot be looked at"):
         folder_of(str(tmp_path))
+
+
+def test_no_command_stumbles_over_the_home_of_nobody(tmp_path: Path, capsys) -> None:
+    person, nobody = Person.make(tmp_path), "~nobody-of-that-name/x"
+    given: list[tuple[object, ...]] = [
+        ("new-task", f"{nobody}.toml", *options(*MOODS)),
+        ("bundle", "add", nobody),
+    ]
+    given += [("base", "add", f"{nobody}.gguf")]
+    for arguments in given:
+        assert person.run(*arguments) == REFUSED["config"]
+        assert "no home folder is known" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no home folder is known"):
+        Home.find(Path(nobody))
+
+
+def test_files_of_a_base_are_hashed_once_and_told(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    folder = small_base()
+    hashes = file_hashes(folder, lambda done, total: told.append((done, total)))
+    by_hand = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+    assert hashes == by_hand
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert told[-1] == (size, size)
+    assert revision_of(folder, hashes) == revision_of(folder)
+    assert reference_base(folder, "a/b", "c", hashes) == reference_base(folder, "a/b", "c")
+
+
+def test_a_damaged_root_of_ones_own_says_what_to_do(begun: Person) -> None:
+    home = Home(begun.home)
+    whole = home.root_file.read_bytes()
+    try:
+        home.root_file.write_bytes(b"{")
+        with pytest.raises(StateError, match="that of a release of your own") as error:
+            check_no_publisher(home)
+        assert "proper start" in (error.value.hint or "")
+    finally:
+        home.root_file.write_bytes(whole)
+
+
+def test_a_metric_of_no_task_is_refused_before_anything_is_asked(tmp_path: Path, capsys) -> None:
+    person = Person.make(tmp_path)
+    for more in ([], ["--answer", "calm, angry"]):
+        assert (
+            person.run("new-task", tmp_path / "m.toml", "--metric", "rouge9", *more)
+            == REFUSED["task"]
+        )
+        assert "metric: not one of" in capsys.readouterr().err
 
 
 def options(name: str, item: str, answer: str, metric: str | None = None) -> list[str]:

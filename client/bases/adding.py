@@ -20,7 +20,7 @@ from proper_model.base.source import is_made_from
 from proper_model.checks import is_gguf, write_gguf_base
 from proper_model.errors import FetchError
 from proper_model.progress import Progress, silent
-from proper_model.storage.files import make_private_folder, open_regular, storage_errors
+from proper_model.storage.files import expanded, make_private_folder, open_regular, storage_errors
 from proper_model.storage.new_folder import check_new, check_room
 
 _WHEEL = ".whl"
@@ -50,12 +50,12 @@ def add_base(
     behind.
     """
     if is_gguf(what):
-        path = Path(what).expanduser()
+        path = expanded(what)
         target = out or _place(path.stem, plain=plain)
         with _parent(target):
             made = write_gguf_base(path, target, progress=progress, chat=not plain)
             return Added(target, made)
-    wheel = Path(what).expanduser() if is_wheel(what) else None
+    wheel = expanded(what) if is_wheel(what) else None
     base = known_base(what) if wheel is None else _base_of(wheel, progress)
     target = out or _place(base.name, plain=plain)
     if is_made_from(target, base.gguf_sha256, chat=not plain):

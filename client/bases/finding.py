@@ -11,6 +11,7 @@ from proper_model.base.folder import base_folder
 from proper_model.checks import is_gguf
 from proper_model.errors import BaseModelError
 from proper_model.progress import Progress, silent
+from proper_model.storage.files import expanded
 
 
 def folder_of(what: str, progress: Progress = silent) -> Path:
@@ -22,9 +23,9 @@ def folder_of(what: str, progress: Progress = silent) -> Path:
     Raises BaseModelError where there is no such base, else as `add_base`. Nothing is asked of a hub.
     """
     try:
-        path = Path(what).expanduser()
+        path = expanded(what)
         is_there, is_folder = path.exists(), path.is_dir()
-    except (OSError, RuntimeError):  # a folder nobody may enter, too long a name, no such home
+    except OSError:  # a folder nobody may enter, too long a name
         raise _unreadable(what) from None
     if what.strip() and is_folder:
         if not os.access(path, os.R_OK | os.X_OK):

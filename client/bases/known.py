@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proper_model.errors import ConfigError
+from proper_model.storage.files import expanded
 
 PLACE = Path("bases")
 """Where bases are made if no place is named, below the current folder."""
@@ -87,7 +88,7 @@ def known_base(name: str) -> KnownBase:
     base = _named(name)
     if base is not None:
         return base
-    exists = Path(name).expanduser().exists()
+    exists = expanded(name).exists()
     file = "what is there is no file NAME.gguf" if exists else "no such GGUF file is there"
     raise ConfigError(
         f"no base of the name '{name}' is known here, and {file}",

@@ -12,6 +12,7 @@ from client.commands import options as o
 from client.terminal.console import print_line, print_table, progress_bars, say
 from client.terminal.document import gives
 from client.terminal.tables import Table
+from proper_model.bundle.trusted_root import OWN_CHANNEL
 
 app = typer.Typer(
     help="Install and check releases: the frozen model that your adapter is trained over.",
@@ -58,7 +59,7 @@ def add(
     for warning in added.bundle.warnings:
         say(f"warning: {warning}")
     what = "installed" if added.changed else "installed already"
-    print_line(f"release {added.bundle.version} ({added.bundle.bundle_id[:16]}) {what}")
+    print_line(f"{added.bundle.called} ({added.bundle.bundle_id[:16]}) {what}")
     return {
         "release_version": added.bundle.version,
         "bundle_id": added.bundle.bundle_id,
@@ -88,7 +89,7 @@ def list_(context: typer.Context, as_json: o.AsJson = False) -> dict[str, Any]:
     lines = tuple(
         (
             "current" if row.current else "",
-            str(row.version),
+            f"{row.version}, your own" if row.channel == OWN_CHANNEL else str(row.version),
             row.short_id,
             row.task,
             row.preset,

@@ -13,7 +13,7 @@ from client.terminal.console import asks, print_line, say, say_error
 from client.terminal.document import gives
 from proper_model.errors import ConfigError, StorageError, TaskError
 from proper_model.storage.durable import create_file
-from proper_model.storage.files import storage_errors
+from proper_model.storage.files import expanded, storage_errors
 from proper_model.tasks import Task
 from proper_model.tasks import new_task as writing
 
@@ -79,6 +79,8 @@ def _answered(name: str | None, item: str | None, answer: str | None, metric: st
 
     Raises ConfigError if nobody can be asked, TaskError for an option that says what no task may.
     """
+    if metric is not None:
+        _check_metric(metric, answer)
     given = {"--name": name, "--item": item, "--answer": answer}
     missing = [option for option, value in given.items() if value is None]
     if missing and not asks():
@@ -106,6 +108,17 @@ def _answered(name: str | None, item: str | None, answer: str | None, metric: st
     return writing.make_task(name, item, answer, metric)
 
 
+def _check_metric(metric: str, answer: str | None) -> None:
+    """Raises TaskError before anything is asked: for a metric of no task, or not of one with such answers."""
+    if answer is not None:
+        writing.read_metric(metric, writing.read_answers(answer).kind)
+    elif not any(metric.strip() in writing.metrics_of(kind) for kind in writing.USUAL_METRIC):
+        every = {name for kind in writing.USUAL_METRIC for name in writing.metrics_of(kind)}
+        raise TaskError(
+            "metric: not one of any task", hint=f"choose from {', '.join(sorted(every))}"
+        )
+
+
 def _place(out: Path) -> Path:
     """Where the file goes. Raises ConfigError for another suffix, StorageError if something is there."""
     if out.suffix != SUFFIX:
@@ -113,7 +126,7 @@ def _place(out: Path) -> Path:
             f"{out.name}: expected a name that ends in {SUFFIX}",
             hint=f"for example: proper new-task moods{SUFFIX}",
         )
-    target = out.expanduser().absolute()
+    target = expanded(out).absolute()
     with storage_errors(target):
         taken = target.exists() or target.is_symlink()
     if taken:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from client.commands.options import columns_of
 from client.terminal.console import progress_bars, say
 from proper_model.errors import DataError
+from proper_model.storage.files import expanded
 from proper_model.tasks import HistoryItem, Task, counted
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def read_items(
 
     with progress_bars() as show:
         found = read_history(
-            None if source == "-" else Path(source).expanduser(), task, options, progress=show
+            None if source == "-" else expanded(source), task, options, progress=show
         )
     for warning in found.warnings:
         say(f"warning: {warning}")

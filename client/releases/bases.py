@@ -57,6 +57,16 @@ def settle_base(home: Home, reference: BaseReference, named: str | None) -> Path
     Raises as `check_base_files`; StorageError if bases.json cannot be written.
     """
     folder = check_base_files(home, reference, named)
+    remember_base(home, reference, folder)
+    return folder
+
+
+def remember_base(home: Home, reference: BaseReference, folder: Path) -> None:
+    """Write down where a base lies whose files are known to have the hashes of `reference`.
+
+    Raises ConfigError for a folder whose name cannot be written, StateError if bases.json is damaged,
+    StorageError if it cannot be written.
+    """
     known, name = _read(home), base_name(reference)
     if known.get(name) != str(folder):
         try:
@@ -68,7 +78,6 @@ def settle_base(home: Home, reference: BaseReference, named: str | None) -> Path
             ) from None
         with storage_errors(home.bases_file):
             write_atomic(home.bases_file, data)
-    return folder
 
 
 def check_base_files(home: Home, reference: BaseReference, named: str | None = None) -> Path:

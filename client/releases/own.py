@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.home import Home
-from client.releases.bases import read_config, settle_base
+from client.releases.bases import check_listing, read_config, remember_base
 from client.releases.install import LOCK_TIMEOUT_S, install
 from client.releases.pinned_root import load_root, pinning
 from client.releases.store import (
@@ -36,7 +36,7 @@ from client.releases.store import (
     stored_ids,
 )
 from client.releases.verify import CHECKING_BASE
-from proper_model.base.folder import revision_of
+from proper_model.base.folder import file_hashes, revision_of
 from proper_model.base.reference import hub_name, reference_base
 from proper_model.bundle.folder_names import ROOT_NAME, version_folder
 from proper_model.bundle.limits import DEFAULT_LIMITS
@@ -108,11 +108,14 @@ def start_release(
     progress(CHECKING_BASE, 0, 0)
     settings = untrained_settings(settings)
     base = check_base(str(folder), settings, embedded=False)
-    reference = reference_base(folder, public_name(folder), revision_of(folder.resolve()))
+    hashes = file_hashes(folder, lambda done, total: progress(CHECKING_BASE, done, total))
+    revision = revision_of(folder.resolve(), hashes)
+    reference = reference_base(folder, public_name(folder), revision, hashes)
     with home.working():
         state = check_no_publisher(home)
         reference = _called_as_before(home, state, reference)
-        settle_base(home, reference, str(folder))
+        check_listing(reference, folder)
+        remember_base(home, reference, folder.absolute())
         files = _files(base, folder, task, settings, reference)
         same = _installed_alike(home, files, reference, now)
         if same is not None and out is not None and now >= same.manifest.expires_at:
@@ -127,8 +130,8 @@ def check_no_publisher(home: Home) -> StoreState | None:
     """What the home remembers of releases. Raises ConfigError if it follows a publisher."""
     state = read_state(home.path)
     own = state is None or state.channel == OWN_CHANNEL
-    if home.root_file.exists():
-        own = own and load_root(home.root_file).is_own
+    if own and home.root_file.exists():
+        own = _is_own(home, began=state is not None)
     if not own:
         raise ConfigError(
             f"{home.path}: follows a publisher's releases already, expected a folder without any or with "
@@ -137,6 +140,19 @@ def check_no_publisher(home: Home) -> StoreState | None:
             "folder: proper --home FOLDER start ...",
         )
     return state
+
+
+def _is_own(home: Home, *, began: bool) -> bool:
+    """Whether the pinned root is one's own; `began`: something of one's own is installed already."""
+    try:
+        return load_root(home.root_file).is_own
+    except (BundleError, StateError) as error:
+        if not began:
+            raise
+        raise StateError(
+            f"{home.root_file.name}: damaged; it was that of a release of your own",
+            hint="remove it, then proper start again: your adapter and its release stay",
+        ) from error
 
 
 def check_out(home: Home, out: Path) -> None:

@@ -59,16 +59,26 @@ def decide_trust(home: Home, place: ReleasePlace, given: Path | None) -> Trust:
         start = load_root(given)
     else:
         start = _offered(place)
-        notes.append(
-            f"trusting the {ROOT_NAME} that lies beside the release; compare its fingerprint with "
-            f"the one your publisher names: {start.fingerprint}"
-        )
+        notes.append(_trusting(start))
     root = follow(start, place.beside)
     if before is not None and given is not None:  # perhaps that of an old invitation
         check_same(root, follow(load_root(given), place.beside))
     if root != start:
         notes.append(f"the publisher's keys changed: root {start.version} -> {root.version}")
     return Trust(root, before is not None, tuple(notes))
+
+
+def _trusting(root: TrustedRoot) -> str:
+    """What a person is to know whose device takes the root that lies beside a release."""
+    if root.is_own:
+        return (
+            "a release that somebody made alone, with a key that was thrown away: take it only from a "
+            f"device of your own; its fingerprint is {root.fingerprint}"
+        )
+    return (
+        f"trusting the {ROOT_NAME} that lies beside the release; compare its fingerprint with "
+        f"the one your publisher names: {root.fingerprint}"
+    )
 
 
 def _gives_way(pinned: TrustedRoot, place: ReleasePlace, given: Path | None) -> bool:

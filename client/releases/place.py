@@ -28,7 +28,7 @@ from proper_model.bundle.manifest import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.errors import BundleFormatError, ConfigError
 from proper_model.progress import Progress
 from proper_model.storage.durable import remove_folder
-from proper_model.storage.files import read_bounded, storage_errors
+from proper_model.storage.files import expanded, read_bounded, storage_errors
 
 # Statuses of a server that has no such file, or does not say whether it has.
 _ABSENT = frozenset({401, 403, 404, 410})
@@ -134,7 +134,7 @@ def local_place(source: str) -> ReleasePlace:
 
     Raises ConfigError if there is none, BundleFormatError if its latest.json is damaged.
     """
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if (folder / MANIFEST_NAME).is_file():
         beside = _beside(folder.resolve().parent)
         return ReleasePlace(folder, beside, Announcement(_pointer(beside)))

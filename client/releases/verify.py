@@ -95,6 +95,12 @@ def _check_still_trusted(bundle: InstalledBundle, trust: Trust) -> None:
     try:
         signers(bundle.path, trust.root)
     except BundleSignatureError as error:
+        if bundle.is_own:
+            raise BundleSignatureError(
+                f"{bundle.called}: {error.message}",
+                hint="its root.json is not the one it was made with: proper start again, with the same base "
+                "and task; your adapter stays",
+            ) from None
         raise BundleSignatureError(
             f"installed release {bundle.version}: {error.message}",
             hint="the publisher may have revoked a stolen key: this release keeps working, but "

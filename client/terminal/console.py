@@ -38,6 +38,9 @@ QUIET = {
     # Packed passes differ in length, and oneDNN keeps a compiled product for each of 1024 shapes: a
     # hundred megabytes and no measurable time more than for 64.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    # How often a thread that waits for the others looks before it sleeps. By default it hardly ever sleeps,
+    # and where another program wants the same cores the waiting takes most of the time.
+    "GOMP_SPINCOUNT": "1000",
 }
 EVERY_S = 30.0  # how often a log has a line on a phase that goes on
 WIDE = 240  # of a file or pipe: nothing in a table is cut there

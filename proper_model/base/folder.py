@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from proper_model.base.sizes import MAX_HEADER_BYTES
 from proper_model.bundle.file_names import INDEX, WEIGHTS
 from proper_model.errors import BaseModelError
+from proper_model.progress import Steps
 from proper_model.storage.documents import parse_object
-from proper_model.storage.files import read_followed
+from proper_model.storage.files import expanded, read_followed
 
 _WEIGHTS_NAME = re.compile(r"[\w-][\w.-]{0,200}\.safetensors", re.ASCII)
 COPY_AGAIN = "copy or download the file again"
 # Of a folder that no hub gave a revision: part of the hash over its files.
 LOCAL_REVISION_DIGITS = 40
+_PIECE_BYTES = 8 << 20
 
 
 def base_folder(name: str, revision: str | None = None) -> Path:
@@ -24,7 +26,7 @@ def base_folder(name: str, revision: str | None = None) -> Path:
 
     Raises BaseModelError if it is neither; nothing is downloaded here.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
@@ -44,16 +46,38 @@ def is_snapshot(folder: Path) -> bool:
     return folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
 
 
-def revision_of(folder: Path) -> str:
-    """The hub commit a cached snapshot stands for, else a hash over the folder's own files."""
+def file_hashes(
+    folder: Path, told: Steps | None = None, *, only: Callable[[str], bool] | None = None
+) -> dict[str, str]:
+    """The sha256 of the folder's files, by name in order: of all, or of those whose name `only` takes.
+
+    `told` counts bytes as they are read.
+    """
+    there = (path for path in folder.iterdir() if only is None or only(path.name))
+    paths = sorted(path for path in there if path.is_file())
+    total, done, hashes = sum(path.stat().st_size for path in paths), 0, {}
+    for path in paths:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+                done += len(piece)
+                if told is not None:
+                    told(done, total)
+        hashes[path.name] = digest.hexdigest()
+    return hashes
+
+
+def revision_of(folder: Path, hashes: Mapping[str, str] | None = None) -> str:
+    """The hub commit a cached snapshot stands for, else a hash over the folder's own files.
+
+    `hashes` are its `file_hashes`, where they are known already.
+    """
     if is_snapshot(folder):
         return folder.name
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        with path.open("rb") as handle:
-            content = hashlib.file_digest(handle, "sha256").hexdigest()
-        digest.update(f"{path.name}\0{content}\n".encode())
-    return digest.hexdigest()[:LOCAL_REVISION_DIGITS]
+    hashes = file_hashes(folder) if hashes is None else hashes
+    lines = "".join(f"{name}\0{content}\n" for name, content in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:LOCAL_REVISION_DIGITS]
 
 
 def weight_files(name: str, folder: Path) -> Iterator[Path]:

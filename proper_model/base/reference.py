@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
-from proper_model.base.folder import is_snapshot
+from proper_model.base.folder import file_hashes, is_snapshot
 from proper_model.bundle.file_names import is_base_file
 from proper_model.bundle.manifest import BaseReference
 from proper_model.errors import ConfigError
+from proper_model.storage.files import expanded
 
 
-def reference_base(folder: Path, hub_id: str, revision: str) -> BaseReference:
+def reference_base(
+    folder: Path, hub_id: str, revision: str, known: Mapping[str, str] | None = None
+) -> BaseReference:
     """Describe a local copy of a hub model by the sha256 of every file a device would load.
 
-    Only files a device reads are listed, so pickled weights, adapters and code are left out.
+    Only files a device reads are listed, so pickled weights, adapters and code are left out. `known` are
+    its `file_hashes`, where they were made already.
 
     Raises:
         ConfigError: the folder has no safetensors weights.
     """
-    hashes = {}
-    for path in sorted(folder.iterdir()):
-        if is_base_file(path.name) and path.is_file():
-            with path.open("rb") as file:
-                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    known = file_hashes(folder, only=is_base_file) if known is None else known
+    hashes = {name: content for name, content in sorted(known.items()) if is_base_file(name)}
     if not any(name.endswith(".safetensors") for name in hashes):
         raise ConfigError(
             f"base {hub_id}: its folder holds no safetensors weights",
@@ -37,7 +38,7 @@ def hub_name(base: str) -> str:
 
     The path on this machine is left out; a node knows its own.
     """
-    folder = Path(base).expanduser()
+    folder = expanded(base)
     if not (folder.is_dir() or base.startswith(("/", ".", "~"))):
         return base
     folder = folder.resolve()

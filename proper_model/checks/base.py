@@ -32,7 +32,7 @@ from proper_model.checks.publishable import (
 )
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.settings.profile import StageSettings
-from proper_model.storage.files import read_followed
+from proper_model.storage.files import expanded, read_followed
 from proper_model.text.tokenizer_check import check_tokenizer
 
 HUB_TIMEOUT_S = 10.0
@@ -168,7 +168,7 @@ def locate(name: str) -> str:
     A hub id whose configuration and weights are in the local cache becomes the folder there, so
     that no network is needed. Raises BaseModelError if it is none of these.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name.strip() and path.is_dir():
         return str(path)
     if path.exists() and name.strip():

@@ -27,7 +27,7 @@ from proper_model.errors import BaseModelError, StorageError
 from proper_model.export.merged_model import write_model_folder
 from proper_model.progress import Progress, silent
 from proper_model.settings.profile import StageSettings
-from proper_model.storage.files import open_regular, storage_errors, write_atomic
+from proper_model.storage.files import expanded, open_regular, storage_errors, write_atomic
 from proper_model.storage.new_folder import check_new, check_room, new_folder
 from proper_model.text.tokenizer_check import check_tokenizer
 
@@ -51,7 +51,7 @@ class _Stored:
 
 def is_gguf(name: str) -> bool:
     """Whether what a person gave as a base names a GGUF file."""
-    return name.lower().endswith(SUFFIX) and not Path(name).expanduser().is_dir()
+    return name.lower().endswith(SUFFIX) and not expanded(name).is_dir()
 
 
 def base_beside(name: str, progress: Progress = silent) -> str:
@@ -60,7 +60,7 @@ def base_beside(name: str, progress: Progress = silent) -> str:
     Its name ends in the beginning of the file's sha256, so that another file of the same name is
     another base. Raises as `write_gguf_base`.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     stored = _stored(path, progress)
     folder = path.with_name(f"{path.stem}-{stored.sha256[:_DIGITS_OF_HASH]}")
     if is_made_from(folder, stored.sha256):

@@ -23,6 +23,7 @@ from proper_model.base.streamed import WeightFile, not_apart
 from proper_model.bundle.file_names import CONFIG
 from proper_model.errors import BaseModelError
 from proper_model.settings.profile import BaseWeights
+from proper_model.storage.files import expanded
 from proper_model.text.tokenizer_check import check_tokenizer
 
 
@@ -51,9 +52,9 @@ def load_base(
     if weights != BaseWeights.FULL:  # else its import costs memory for nothing
         check_available(weights)
     folder, device = Path(name), device or default_device()
-    if name.startswith((".", "/", "~")) and not folder.expanduser().is_dir():
+    if name.startswith((".", "/", "~")) and not expanded(folder).is_dir():
         raise BaseModelError(f"base folder '{name}' does not exist")
-    source = str(folder.expanduser()) if folder.expanduser().is_dir() else name
+    source = str(expanded(folder)) if expanded(folder).is_dir() else name
     attention = attention_for(device, computing or dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or source, trust_remote_code=False)

@@ -50,10 +50,12 @@ def useful_threads(hidden: int) -> int:
     """Threads of one process that trains, by default.
 
     One for small bases: they gain little from more, and on a machine that does something else two
-    threads waiting for each other were several times slower than one. The number is part of the
-    plan because sums of floats depend on it.
+    threads waiting for each other were several times slower than one. OMP_NUM_THREADS, where somebody set
+    it, is the most. The number is part of the plan because sums of floats depend on it.
     """
-    return 1 if hidden < 512 else min(8, usable_cores())
+    most = 1 if hidden < 512 else min(8, usable_cores())
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(most, int(asked)) if asked.isdecimal() and int(asked) else most
 
 
 def peak_memory_bytes(status: Path = Path("/proc/self/status")) -> int:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from proper_model.errors import StorageError
+from proper_model.errors import ConfigError, StorageError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -55,6 +55,20 @@ _STORAGE_HINTS = {
     errno.ENOTDIR: "a part of this path is a file; give a path below folders",
     errno.EEXIST: "something of that name is there already; give another name, or move it away",
 }
+
+
+def expanded(given: str | Path) -> Path:
+    """A path as a person gave it, `~` and `~NAME` as home folders.
+
+    Raises ConfigError where there is no such user, or this one has no home folder.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{given}: no home folder is known of that user",
+            hint="write the whole path; a name that begins with ~ is written ./~",
+        ) from None
 
 
 def make_private_folder(path: Path) -> Path:

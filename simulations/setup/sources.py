@@ -20,6 +20,7 @@ from proper_model.data import (
 from proper_model.errors import ConfigError, DataError, TaskError
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings
+from proper_model.storage.files import expanded
 from proper_model.tasks import Example, Population, Report, Task, counted, load_task
 from proper_model.text import Encoder, label_warnings, text_warnings
 from simulations.setup.columns import parse_columns
@@ -123,7 +124,7 @@ def _real(files: Files, reading: Reading, progress: Progress) -> Source:
         progress=progress,
     )
     doubts = _doubts(found, settings, task, population)
-    base = Path(name).expanduser()
+    base = expanded(name)
     return Source(
         name=people,
         population=population,
@@ -182,7 +183,7 @@ def check_no_columns(data: str, columns: Mapping[str, str]) -> None:
 
 def existing_data(data: str, *, hint: str) -> Path:
     """The path of a data folder or file. Raises DataError with the hint if there is none."""
-    path = Path(data).expanduser()
+    path = expanded(data)
     if not path.exists():
         raise DataError(f"{data}: no such file or folder", hint=hint)
     return path
