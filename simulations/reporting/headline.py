@@ -179,11 +179,11 @@ def _further(results: Results, arm: str, metric: str) -> list[str]:
     if row is not None and _verdict(row, results.arms[arm].n_users) != "few":
         other = _mean(results, row.b, metric).user_mean
         said.append(
-            f"With somebody else's private state it comes to {other:.3f}: "
+            f"With somebody else's private state it comes to {other:.3f}, "
             + {
-                True: "what is personal is a person's own.",
-                False: "that is better than with a person's own.",
-                None: "that cannot be told apart from a person's own.",
+                True: "so what was learned fits its own person.",
+                False: "better than with people's own.",
+                None: "which cannot be told apart from people's own.",
             }[row.improvement]
         )
     row = _contrast(results, arm, "oppu-mlp", metric)
