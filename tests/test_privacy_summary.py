@@ -138,7 +138,7 @@ def test_one_page_holds_every_attack_and_no_id_twice(
     kinds = {document(path)["experiment"] for path in files}
     assert kinds <= KINDS.keys()
     for kind in kinds:
-        assert f"<h2>{kind}</h2>" in text and f"| {kind} |" in table
+        assert re.search(rf'<h2 id="file\d+">{kind}', text) and f"| {kind} |" in table
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
