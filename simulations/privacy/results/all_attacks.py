@@ -102,7 +102,11 @@ def first_sentence(lines: Sequence[Line]) -> str:
         f"Of {len(found)} answers that attacks gave, {clear} are clear of guessing, {most} of them more than half "
         f"the way to certainty, and {len(found) - clear} cannot be told from guessing"
     )
-    return f"{said}; {nothing} times it was refused, or is not released." if nothing else f"{said}."
+    return (
+        f"{said}; {nothing} more are of things that devices refuse or nobody releases."
+        if nothing
+        else f"{said}."
+    )
 
 
 def overview(lines: Sequence[Line]) -> Figure:
