@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from simulations.cli import run_cli
+from simulations.privacy.results.all_attacks import first_sentence, strongest
 from simulations.privacy.results.kinds import KINDS, read_result
 from simulations.privacy.results.summary import (
     Advantage,
@@ -129,6 +130,26 @@ def test_a_line_of_before_stands_beside_its_own_and_no_other() -> None:
     assert rows[1][5:7] == ("refused", "0.80 [0.70, 0.90]")
 
 
+def test_the_page_opens_with_how_many_answers_are_clear_of_guessing() -> None:
+    def line(thing: str, *found: float) -> Line:
+        advantage = Advantage(*found) if found else None
+        return Line("linkage", "person", thing, "cosine", advantage, "Said.")
+
+    lines = [
+        line("a", 0.9, 0.8, 1.0),
+        line("b", 0.3, 0.1, 0.5),
+        line("c", 0.1, 0.0, 0.2),
+        line("d", -0.2, -0.3, -0.1),
+        line("e"),
+    ]
+    assert first_sentence(lines) == (
+        "Of 4 answers that attacks gave, 2 are clear of guessing, 1 of them more than half the way to "
+        "certainty, and 2 cannot be told from guessing; 1 more are of things that devices refuse or nobody releases."
+    )
+    assert first_sentence(lines[:4]).endswith("cannot be told from guessing.")
+    assert [one.thing for one in strongest(lines)] == ["a"]
+
+
 def test_one_page_holds_every_attack_and_no_id_twice(
     files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,7 +159,7 @@ def test_one_page_holds_every_attack_and_no_id_twice(
     kinds = {document(path)["experiment"] for path in files}
     assert kinds <= KINDS.keys()
     for kind in kinds:
-        assert f"<h2>{kind}</h2>" in text and f"| {kind} |" in table
+        assert re.search(rf'<h2 id="file\d+">{kind}', text) and f"| {kind} |" in table
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))

@@ -301,7 +301,6 @@ def _leave(result: BenchmarkResult, out: Path, example: Example | None) -> None:
         (section,) = write_page([result], out / f"{name}.html", examples=[example])
         folder = make_private_folder(out / "figures")
         for figure in section.figures:
-            drawn = figure.svg.replace("currentColor", "black")
-            write_atomic(folder / f"{figure.key.partition('-')[2]}.svg", drawn.encode())
+            write_atomic(folder / f"{figure.key.partition('-')[2]}.svg", figure.file().encode())
     print_benchmarks([result])
     say(f"result: {out / name}.json, table: {name}.md, page: {name}.html, figures: figures/")

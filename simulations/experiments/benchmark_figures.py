@@ -36,8 +36,14 @@ DENSITY_POINTS = 160
 def draw(result: BenchmarkResult, key: str) -> list[Figure]:
     """Every figure that the file has numbers for."""
     metrics = main_metrics(metrics_of(result))
+    people = f"{result.confidence:.0%} intervals over {result.users} people; unit: "
     drawn: list[Figure | None] = [
-        figures.forest([c for c in result.comparisons if c.metric == m], m, key=f"{key}-forest-{m}")
+        figures.forest(
+            [c for c in result.comparisons if c.metric == m],
+            m,
+            key=f"{key}-forest-{m}",
+            note=f"{people}{m}.",
+        )
         for m in metrics
     ]
     drawn += _distributions(result, metrics[-1], key)
@@ -80,7 +86,7 @@ def distribution(
     if not values or not all(map(math.isfinite, values)):
         return None
     who = shares(values)
-    with figures.drawing(7.2, 2.6) as (canvas, axes):
+    with figures.drawing(4.8, 2.6) as (canvas, axes):
         colours = [figures.GREEN if v > 0 else figures.ORANGE for v in values]
         axes.bar(range(len(values)), values, color=colours, width=0.9)
         axes.axhline(0.0, color=figures.INK, linewidth=0.8)
@@ -93,7 +99,8 @@ def distribution(
             f"{named}. {who.helped:.0%} of {len(values)} people are helped, {who.hurt:.0%} are hurt; "
             f"gains go from {values[0]:+.3f} to {values[-1]:+.3f}, mean {np.mean(values):+.3f}."
         )
-        return figures.inline(canvas, key, named, alt)
+        note = f"One bar a person, {len(values)} people; unit: {metric}, above 0 is better."
+        return figures.inline(canvas, key, named, alt, note)
 
 
 def lengths(points: Sequence[LengthPoint], metric: str, *, key: str) -> Figure | None:
@@ -104,7 +111,7 @@ def lengths(points: Sequence[LengthPoint], metric: str, *, key: str) -> Figure |
         return None
     kind = "cut to the newest items" if points[0].cut else "of people's own length"
     said = []
-    with figures.drawing(7.2, 3.6) as (canvas, axes):
+    with figures.drawing(4.8, 3.8) as (canvas, axes):
         for place, (a, b) in enumerate(pairs):
             own = sorted((p for p in points if (p.a, p.b) == (a, b)), key=lambda p: p.items)
             where = [p.items * 1.03 ** (place - len(pairs) / 2) for p in own]
@@ -128,15 +135,16 @@ def lengths(points: Sequence[LengthPoint], metric: str, *, key: str) -> Figure |
         axes.set_xlabel("items in the history")
         lower = metric in LOWER_IS_BETTER
         axes.set_ylabel(f"difference in {metric} ({'lower' if lower else 'higher'} is better)")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=9)
         named = f"{metric} by length of the history, histories {kind}"
-        return figures.inline(canvas, key, named, f"{named}. {'; '.join(said)}.")
+        note = f"Differences with 95% intervals over people; unit: {metric}."
+        return figures.inline(canvas, key, named, f"{named}. {'; '.join(said)}.", note)
 
 
 def learning_curves(curves: Sequence[Curve], *, key: str) -> Figure | None:
     """Held-back loss at every look, with standard errors where they were taken."""
     said, drawn = [], 0
-    with figures.drawing(6.4, 3.0) as (canvas, axes):
+    with figures.drawing(4.8, 3.2) as (canvas, axes):
         for place, curve in enumerate(curves):
             losses = [v for v in curve.held_back if math.isfinite(v)]
             if len(losses) < 2 or len(losses) < len(curve.held_back):
@@ -161,9 +169,10 @@ def learning_curves(curves: Sequence[Curve], *, key: str) -> Figure | None:
         axes.set_xticks(range(max(len(curve.held_back) for curve in curves)))
         axes.set_xlabel("look at held-back people (0: before training; ring: kept)")
         axes.set_ylabel("loss, nats a token")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=9)
         named = f"Learning curve of phase {curves[0].phase}"
-        return figures.inline(canvas, key, named, f"{named}. {'. '.join(said)}.")
+        note = "Loss of people who were held back, nats a token, with standard errors where taken."
+        return figures.inline(canvas, key, named, f"{named}. {'. '.join(said)}.", note)
 
 
 def routing_density(own: Routing, *, key: str) -> Figure | None:
@@ -173,20 +182,21 @@ def routing_density(own: Routing, *, key: str) -> Figure | None:
         return None
     low, high = float(weights.min()), float(weights.max())
     at = np.linspace(max(0.0, low - 0.1), min(1.0, high + 0.1), DENSITY_POINTS)
-    with figures.drawing(6.4, 3.0) as (canvas, axes):
+    with figures.drawing(4.8, 3.2) as (canvas, axes):
         for expert in range(weights.shape[1]):
             colour = COLOURS[expert % len(COLOURS)]
             axes.plot(at, density(weights[:, expert], at), color=colour, label=f"expert {expert}")
         axes.set_xlabel("mean weight of a person")
         axes.set_ylabel("density over people")
         axes.set_yticks([])
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=9)
         spread = ", ".join(
             f"expert {n}: {w.mean():.2f} ± {w.std():.2f}" for n, w in enumerate(weights.T)
         )
         named = f"Expert weights over people: {own.variant}, router {own.router}"
         alt = f"{named}. Mean and spread over {len(weights)} people, {spread}."
-        return figures.inline(canvas, key, named, alt)
+        note = f"{len(weights)} people; weights from 0 to 1, no unit."
+        return figures.inline(canvas, key, named, alt, note)
 
 
 def density(values: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -216,20 +226,21 @@ def embeddings(own: Routing, *, key: str) -> Figure | None:
             )
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=9)
         sizes = ", ".join(str(own.clusters.count(group)) for group in groups)
         named = f"Embeddings of people, t-SNE: {own.variant}"
         alt = (
             f"{named}. {len(own.points)} people, coloured by {len(groups)} clusters of their mean "
             f"weights with {sizes} members; distances in such a picture mean little."
         )
-        return figures.inline(canvas, key, named, alt)
+        note = f"A mark is a person, {len(own.points)} people; no unit."
+        return figures.inline(canvas, key, named, alt, note)
 
 
 def texts(own: Texts, *, key: str) -> Figure | None:
     """One person's texts: what was trained on, asked, and answered by each stage (figure 3)."""
     kinds = list(dict.fromkeys(own.kinds))
-    with figures.drawing(5.4, 4.4) as (canvas, axes):
+    with figures.drawing(4.8, 4.4) as (canvas, axes):
         for place, kind in enumerate(kinds):
             members = [p for p, k in zip(own.points, own.kinds, strict=True) if k == kind]
             axes.scatter(
@@ -242,11 +253,12 @@ def texts(own: Texts, *, key: str) -> Figure | None:
             )
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=9)
         far = "; ".join(f"{arm} {value:.3f}" for arm, value in own.distances.items())
         named = "One person's texts, t-SNE of the base's mean hidden states"
         alt = f"{named}. {len(own.points)} texts. Mean cosine distance to the person's own: {far}."
-        return figures.inline(canvas, key, named, alt)
+        note = f"A mark is a text, {len(own.points)} texts; no unit."
+        return figures.inline(canvas, key, named, alt, note)
 
 
 def _costs(result: BenchmarkResult, key: str) -> list[Figure | None]:

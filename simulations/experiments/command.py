@@ -139,7 +139,7 @@ def _leave(result: Experiment, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         path = out / f"{result.experiment}.json"
         write_document(result, path)
-        figure = loss_figure(result).svg.replace("currentColor", "black")
+        figure = loss_figure(result).file()
         write_atomic(path.with_suffix(".svg"), figure.encode())
     _print(result)
     say(f"result: {path}, figure: {path.with_suffix('.svg').name}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from client.terminal.tables import Table
 from simulations.experiments.schema import Condition, Experiment
 from simulations.outcome.results import METRICS
-from simulations.reporting.tables import NONE, by_person, difference
+from simulations.reporting.tables import NONE, by_person, difference, interval
 
 if TYPE_CHECKING:
     from simulations.reporting.figures import Figure
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 # Of each task what sees most, and what people ask for; the file holds differences in every metric.
 COMPARED = ("accuracy", "mae_expected", "rougeL", "nll")
 LOSS = "nll"
+TONES = ("one", "two", "rest")  # of conditions in turn
 
 
 def result_table(result: Experiment) -> Table:
@@ -80,25 +80,18 @@ def _value(condition: Condition, on: str, metric: str) -> str:
 
 def loss_figure(result: Experiment) -> Figure:
     """Loss per answer token of every condition on every set, with intervals over users."""
-    from simulations.reporting import figures  # matplotlib, which tables do without
+    from simulations.reporting.charts import Mark, Row, intervals
+    from simulations.reporting.figures import charted  # matplotlib, which tables do without
 
-    colours = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.GREY)
-    asked, names = sets(result), list(result.conditions)
-    said = []
-    with figures.drawing(7.2, 0.9 + 0.24 * len(asked) * len(names)) as (canvas, axes):
-        ticks: list[tuple[float, str]] = []
-        for block, on in enumerate(reversed(asked)):
-            for line, name in enumerate(reversed(names)):
-                place = block * (len(names) + 0.7) + line
-                loss = result.conditions[name].sets[on].metrics[LOSS]
-                colour = colours[names.index(name) % len(colours)]
-                if math.isfinite(loss.user_low):
-                    axes.plot([loss.user_low, loss.user_high], [place] * 2, color=colour)
-                axes.plot([loss.user_mean], [place], marker="o", color=colour, markersize=5)
-                ticks.append((place, f"{on}: {name}"))
-                said.append(f"{on}, {name}: {loss.user_mean:.3f}")
-        axes.set_yticks([place for place, _ in ticks], [label for _, label in ticks])
-        axes.set_xlabel("loss per answer token, nats (lower is better)")
-        axes.tick_params(axis="y", colors=figures.INK)
-        title = f"Loss by condition: {result.experiment}, {', '.join(result.tasks)}"
-        return figures.inline(canvas, result.experiment, title, f"{title}. {'; '.join(said)}.")
+    rows, said = [], []
+    for on in sets(result):
+        for place, (name, condition) in enumerate(result.conditions.items()):
+            loss = condition.sets[on].metrics[LOSS]
+            words = interval(loss.user_mean, loss.user_low, loss.user_high)
+            mark = Mark(loss.user_mean, loss.user_low, loss.user_high, words, TONES[place % 3])
+            rows.append(Row(f"{on}: {name}", (mark,)))
+            said.append(f"{on}, {name}: {loss.user_mean:.3f}")
+    title = f"Loss by condition: {result.experiment}, {', '.join(result.tasks)}"
+    note = f"{result.confidence:.0%} intervals over {result.users} people; unit: nats a token."
+    chart = intervals(rows, "loss per answer token, nats (lower is better)")
+    return charted(result.experiment, title, "; ".join(said), chart, note)

@@ -1,3 +1,3 @@
 """Scores, tables, figures and the HTML report of a run."""
 
-__all__ = ["figures", "report", "score", "tables"]
+__all__ = ["charts", "figures", "report", "score", "tables"]

@@ -1,8 +1,9 @@
 """Figures of the report as inline SVG, readable on light and on dark pages.
 
-Ink is drawn in one reserved colour that becomes `currentColor`, so text and axes follow the
-page; the data colours are Okabe and Ito's, which stay apart for colour-blind readers. Every
-figure comes with a sentence that says the same in words.
+What has names or people is a chart of `charts`, whose text is the page's; curves and clouds are drawn by
+matplotlib. Their ink is one reserved colour that becomes `currentColor`, and their data colours, Okabe and
+Ito's, become those of `templates/report.css.j2`, which has them for light and dark. Every figure comes
+with a sentence that says the same in words.
 """
 
 from __future__ import annotations
@@ -23,9 +24,34 @@ from matplotlib.ticker import MaxNLocator
 from proper_model.evaluation import LOWER_IS_BETTER
 from simulations.outcome.details import MessageTotal, PhaseCurve, Routing
 from simulations.outcome.results import Contrast
+from simulations.reporting.charts import (
+    Bars,
+    Chart,
+    Heat,
+    Intervals,
+    Mark,
+    People,
+    Row,
+    intervals,
+    standalone,
+)
 
 INK = "#010203"  # replaced by currentColor, so it must not occur among the data colours
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#888888"
+# By name in the style sheet; a figure in a file of its own has the colour behind the name.
+SERIES = {
+    BLUE: "--series-1",
+    ORANGE: "--series-2",
+    GREEN: "--series-3",
+    "#cc79a7": "--series-4",
+    "#e69f00": "--series-5",
+    "#56b4e9": "--series-6",
+    "#7f5f00": "--series-7",
+    GREY: "--series-8",
+}
+TONES = {True: "gain", False: "loss", None: "open"}
+VERDICTS = {True: "better", False: "worse", None: "cannot be told"}
+MOST_PEOPLE, MOST_ROUTERS = 60, 12  # of a picture of routing
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "proper",
@@ -35,7 +61,7 @@ STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
     "font.family": "sans-serif",
-    "font.size": 9.0,
+    "font.size": 10.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
@@ -43,14 +69,28 @@ STYLE = {
 
 # Attributes that hold places on the canvas, whose sixth decimal nobody sees.
 PLACES = re.compile(r' (?:d|x|y)="[^"]*"')
+NAMED_COLOUR = re.compile(r"var\(--[\w-]+, (#\w+)\)")
 
 
 @dataclass(frozen=True)
 class Figure:
+    """`alt` says it in words; `note` names units and how many; without a chart, `svg` is shown."""
+
     key: str
     title: str
     alt: str
     svg: str
+    note: str = ""
+    chart: Chart | None = None
+
+    @property
+    def words(self) -> str:
+        """What `alt` says beyond the title."""
+        return self.alt.removeprefix(f"{self.title}. ")
+
+    def file(self) -> str:
+        """The SVG of a file of its own, black on nothing; empty where there is none."""
+        return NAMED_COLOUR.sub(r"\1", self.svg.replace("currentColor", "black"))
 
 
 @contextmanager
@@ -62,7 +102,7 @@ def drawing(width: float, height: float) -> Iterator[tuple[Canvas, Axes]]:
         yield canvas, canvas.add_subplot()
 
 
-def inline(canvas: Canvas, key: str, title: str, alt: str) -> Figure:
+def inline(canvas: Canvas, key: str, title: str, alt: str, note: str = "") -> Figure:
     """A canvas as SVG for the inside of a page; `STYLE` must hold since it was made."""
     buffer = io.StringIO()
     canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -74,8 +114,11 @@ def inline(canvas: Canvas, key: str, title: str, alt: str) -> Figure:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = PLACES.sub(_shorter, re.sub(r">\s+<", "><", text))
     text = re.sub(r"font-family: [^;\"]*", "font-family: sans-serif", text)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # nothing points at them
+    for colour, name in SERIES.items():
+        text = text.replace(colour, f"var({name}, {colour})")
     text = text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
-    return Figure(key=key, title=title, alt=alt, svg=text)
+    return Figure(key=key, title=title, alt=alt, svg=text, note=note)
 
 
 def _shorter(attribute: re.Match[str]) -> str:
@@ -83,51 +126,60 @@ def _shorter(attribute: re.Match[str]) -> str:
     return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0]).replace("\n", "")
 
 
-def forest(contrasts: Sequence[Contrast], metric: str, *, key: str) -> Figure | None:
+def charted(key: str, title: str, said: str, chart: Chart, note: str = "") -> Figure:
+    """A chart as a figure, and in words; one with rows is a picture of its own too."""
+    svg = standalone(chart) if isinstance(chart, Intervals | Bars) else ""
+    return Figure(key, title, f"{title}. {said}.", svg, note, chart)
+
+
+def forest(
+    contrasts: Sequence[Contrast], metric: str, *, key: str, note: str = ""
+) -> Figure | None:
     """Differences between arms with their intervals; filled where zero is outside."""
     rows = [c for c in contrasts if c.metric == metric and math.isfinite(c.delta)]
     if not rows:
         return None
-    with drawing(7.2, 0.9 + 0.26 * len(rows)) as (canvas, axes):
-        for place, row in enumerate(reversed(rows)):
-            colour = {True: GREEN, False: ORANGE, None: GREY}[row.improvement]
-            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2)
-            axes.plot([row.delta], [place], marker="o", color=colour, markersize=5)
-        axes.axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(len(rows)), [f"{r.a} − {r.b} ({r.level})" for r in reversed(rows)])
-        better = "lower" if metric in LOWER_IS_BETTER else "higher"
-        axes.set_xlabel(f"difference in {metric} ({better} is better)")
-        said = "; ".join(
-            f"{r.a} minus {r.b}, {r.level} level: {r.delta:+.3f}, from {r.low:+.3f} to {r.high:+.3f}"
-            for r in rows
-        )
-        title = f"Differences between arms: {metric}"
-        return inline(canvas, key, title, f"{title}. {said}.")
+    levels = {r.level for r in rows}
+
+    def name(row: Contrast) -> str:
+        return f"{row.a} − {row.b}" + (f" ({row.level})" if len(levels) > 1 else "")
+
+    drawn = [
+        Row(name(r), (Mark(r.delta, r.low, r.high, _difference(r), TONES[r.improvement]),))
+        for r in rows
+    ]
+    better = "lower" if metric in LOWER_IS_BETTER else "higher"
+    axis = f"difference in {metric} ({better} is better)"
+    said = "; ".join(
+        f"{r.a} minus {r.b}, {r.level} level: {r.delta:+.3f}, from {r.low:+.3f} to {r.high:+.3f}"
+        for r in rows
+    )
+    chart = intervals(drawn, axis, zero=0.0)
+    return charted(key, f"Differences between arms: {metric}", said, chart, note)
+
+
+def _difference(row: Contrast) -> str:
+    said = f"{row.delta:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+    return f"{said}, {VERDICTS[row.improvement]}"
 
 
 def device_deltas(
     a: str, b: str, metric: str, deltas: Mapping[str, float], *, key: str
 ) -> Figure | None:
-    """What changed for every single device, sorted: a mean can hide devices that lose."""
-    values = sorted(v for v in deltas.values() if math.isfinite(v))
-    if not values:
-        return None
+    """What changed for every single person, sorted: a mean can hide people who lose."""
     sign = -1 if metric in LOWER_IS_BETTER else 1
-    better = sum(1 for v in values if sign * v > 0)
-    worse = sum(1 for v in values if sign * v < 0)
-    with drawing(7.2, 2.4) as (canvas, axes):
-        colours = [GREEN if sign * v > 0 else ORANGE if sign * v < 0 else GREY for v in values]
-        axes.bar(range(len(values)), values, color=colours, width=0.85)
-        axes.axhline(0.0, color=INK, linewidth=0.8)
-        axes.set_xticks([])
-        axes.set_xlabel(f"{len(values)} devices, sorted")
-        axes.set_ylabel(f"{metric}: {a} − {b}")
-        title = f"Each device: {a} against {b} ({metric})"
-        alt = (
-            f"{title}. {better} devices gain, {worse} lose, {len(values) - better - worse} stay; "
-            f"differences go from {values[0]:+.3f} to {values[-1]:+.3f}."
-        )
-        return inline(canvas, key, title, alt)
+    gains = sorted((sign * v + 0.0 for v in deltas.values() if math.isfinite(v)), reverse=True)
+    if not gains:
+        return None
+    fewer = ", the sign turned so that up is better" if sign < 0 else ""
+    chart = People(tuple(gains), f"gain in {metric}{fewer}")
+    better, same, worse = chart.counts
+    said = (
+        f"Of {len(gains)} people {better} are better served, {worse} worse, {same} the same; gains go "
+        f"from {gains[-1]:+.3f} to {gains[0]:+.3f}"
+    )
+    note = f"One bar a person, {len(gains)} people, the greatest gain first; unit: {metric}."
+    return charted(key, f"Each person: {a} against {b} ({metric})", said, chart, note)
 
 
 def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -141,19 +193,20 @@ def distance_and_gain(
     points = _finite(points)
     if not points:
         return None
-    with drawing(5.4, 3.2) as (canvas, axes):
+    with drawing(4.6, 3.2) as (canvas, axes):
         axes.scatter([p[0] for p in points], [p[1] for p in points], color=BLUE, alpha=0.8, s=18)
         axes.axhline(0.0, color=INK, linewidth=0.8, linestyle=":")
-        axes.set_xlabel("distance of the fitted embedding from the mean embedding")
+        axes.set_xlabel("distance of the fitted from the mean embedding")
         axes.set_ylabel(gain)
         moved = sum(1 for p in points if p[0] > 0)
         gained = sum(1 for p in points if p[1] > 0)
         title = "Embedding distance and gain"
         alt = (
-            f"{title}. Of {len(points)} devices {moved} moved away from the mean embedding and "
+            f"{title}. Of {len(points)} people {moved} moved away from the mean embedding and "
             f"{gained} gained; distances go up to {max(p[0] for p in points):.2f}."
         )
-        return inline(canvas, key, title, alt)
+        note = f"One dot a person, {len(points)} people; up: loss in nats a token, across: no unit."
+        return inline(canvas, key, title, alt, note)
 
 
 def held_back(pairs: Sequence[tuple[float, float]], *, key: str) -> Figure | None:
@@ -162,7 +215,7 @@ def held_back(pairs: Sequence[tuple[float, float]], *, key: str) -> Figure | Non
     if not pairs:
         return None
     ends = [v for pair in pairs for v in pair]
-    with drawing(4.2, 3.6) as (canvas, axes):
+    with drawing(4.6, 3.6) as (canvas, axes):
         axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=INK, linewidth=0.8)
         axes.scatter([p[0] for p in pairs], [p[1] for p in pairs], color=BLUE, alpha=0.8, s=18)
         axes.set_xlabel("held-back loss before")
@@ -172,10 +225,11 @@ def held_back(pairs: Sequence[tuple[float, float]], *, key: str) -> Figure | Non
         mean_after = sum(p[1] for p in pairs) / len(pairs)
         title = "Held-back loss before and after personalization"
         alt = (
-            f"{title}. It fell on {lower} of {len(pairs)} devices, from {mean_before:.3f} to "
+            f"{title}. It fell for {lower} of {len(pairs)} people, from {mean_before:.3f} to "
             f"{mean_after:.3f} nats a token in the mean."
         )
-        return inline(canvas, key, title, alt)
+        note = f"One dot a person, {len(pairs)} people; nats a token, below the line it fell."
+        return inline(canvas, key, title, alt, note)
 
 
 def learning_curves(curves: Sequence[PhaseCurve], *, key: str) -> Figure | None:
@@ -204,52 +258,56 @@ def learning_curves(curves: Sequence[PhaseCurve], *, key: str) -> Figure | None:
                 f"was kept (standard error of the difference {curve.standard_error[curve.kept]:.4f}, "
                 f"{curve.people} people)"
             )
-        axes.set_xlabel("looks at held-back people (0: before training; large: kept)")
+        axes.set_xlabel("look (0: before training; large: kept)")
         axes.set_ylabel("loss, nats a token")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=9)
         title = "What the pooled stages learned, on people they did not train with"
-        return inline(canvas, key, title, f"{title}. {'; '.join(said)}.")
+        most = max(curve.people for curve in drawn)
+        note = f"Loss in nats a token with standard errors, of at most {most} people who were held back."
+        return inline(canvas, key, title, f"{title}. {'; '.join(said)}.", note)
 
 
 def routing_heatmap(routing: Routing, *, key: str) -> Figure | None:
-    """Weight of each expert on each device: one row a device, one group of columns a router."""
+    """Weight of each expert for each person: one row a person, one block of columns a router."""
     rows = [row for row in routing.weights if row]
     if not rows:
         return None
     experts = routing.experts
-    routers = len(rows[0]) // experts
-    # Devices that route alike stand together: sorted by favourite expert in each router in turn.
+    starts = range(0, len(rows[0]), experts)
+    # People who are routed alike stand together: sorted by favourite expert in each router in turn.
     rows = sorted(
-        rows,
-        key=lambda row: [
-            max(range(experts), key=lambda i: row[start + i])
-            for start in range(0, len(row), experts)
-        ],
+        rows, key=lambda row: [max(range(experts), key=lambda i: row[s + i]) for s in starts]
     )
-    with drawing(7.2 if routers > 1 else 4.6, min(6.0, 1.2 + 0.08 * len(rows))) as (canvas, axes):
-        mesh = axes.pcolormesh(rows, cmap="cividis", vmin=0.0, vmax=1.0)
-        for border in range(experts, routers * experts, experts):
-            axes.axvline(border, color=INK, linewidth=0.4)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.set_xlabel(f"{experts} experts in each of {routers} routers")
-        axes.set_ylabel(f"{len(rows)} devices")
-        bar = canvas.colorbar(mesh, ax=axes, label="softmax(W_e e_u)")
-        bar.outline.set_visible(False)
-        distinct = len({tuple(round(value, 1) for value in row) for row in rows})
-        title = "Expert routing by device, user half"
-        mean_top = sum(
-            max(row[start : start + experts])
-            for row in rows
-            for start in range(0, len(row), experts)
-        ) / (len(rows) * routers)
-        alt = (
-            f"{title}. {len(rows)} devices in {distinct} different patterns (to one decimal); the "
-            f"favourite expert of a router holds {mean_top:.2f} of the weight in the mean, where "
-            f"an even mixture would hold {1 / experts:.2f}."
-        )
-        return inline(canvas, key, title, alt)
+    distinct = len({tuple(round(value, 1) for value in row) for row in rows})
+    mean_top = sum(max(row[s : s + experts]) for row in rows for s in starts) / (
+        len(rows) * len(starts)
+    )
+    said = (
+        f"{len(rows)} people in {distinct} different patterns (to one decimal); the favourite expert of a "
+        f"router holds {mean_top:.2f} of the weight in the mean, where an even mixture would hold "
+        f"{1 / experts:.2f}"
+    )
+    shown, places = _spread(len(rows), MOST_PEOPLE), _spread(len(starts), MOST_ROUTERS)
+    kept = tuple(
+        tuple(v for p in places for v in rows[n][starts[p] : starts[p] + experts]) for n in shown
+    )
+    left = "" if len(kept) == len(rows) else f" {len(kept)} of {len(rows)} people are drawn."
+    left += (
+        "" if len(places) == len(starts) else f" {len(places)} of {len(starts)} places are drawn."
+    )
+    note = (
+        f"A row is a person, a block one of {len(places)} places in the model where {experts} experts "
+        f"are mixed, a cell one expert's share: softmax(W_e e_u), user half, no unit.{left}"
+    )
+    return charted(key, "Shares of the experts, person by person", said, Heat(kept, experts), note)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many of `count` places, evenly over all of them."""
+    if count <= most:
+        return list(range(count))
+    return [n * (count - 1) // (most - 1) for n in range(most)]
 
 
 def bars(
@@ -258,15 +316,15 @@ def bars(
     """Plain horizontal bars in the given order; `log` for values of different magnitude."""
     if not values:
         return None
-    with drawing(6.4, 0.8 + 0.28 * len(values)) as (canvas, axes):
-        names = list(values)[::-1]
-        axes.barh(range(len(names)), [values[n] for n in names], color=BLUE, height=0.7)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel(axis)
-        if log:
-            axes.set_xscale("log")
-        said = "; ".join(f"{name}: {value:,.6g} {unit}" for name, value in values.items())
-        return inline(canvas, key, title, f"{title}. {said}.")
+    said = "; ".join(f"{name}: {value:,.6g} {unit}" for name, value in values.items())
+    rows = tuple((name, value, _rounded(value)) for name, value in values.items())
+    scale = "; each ten times as much is a step of the same length" if log else ""
+    return charted(key, title, said, Bars(rows, axis, log), f"Unit: {axis}{scale}.")
+
+
+def _rounded(value: float) -> str:
+    """Three digits of a number, or all before the point."""
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def messages(totals: Sequence[MessageTotal], *, key: str) -> Figure | None:

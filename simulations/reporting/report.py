@@ -8,12 +8,13 @@ own request (`--show-examples`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from client.look import stylesheet
 from client.terminal.tables import Table
 from proper_model.evaluation import LOWER_IS_BETTER, Prediction
 from proper_model.storage.files import write_atomic
@@ -21,12 +22,16 @@ from proper_model.tasks import Task, User
 from simulations.outcome.details import DETAILS_FILE, Details, read_details
 from simulations.outcome.results import RESULTS_FILE, Results, read_results
 from simulations.reporting import figures
+from simulations.reporting.charts import intervals
 from simulations.reporting.figures import Figure
+from simulations.reporting.headline import Headline, asked_metric, headline, mean_rows
 from simulations.reporting.tables import (
     comparison_table,
     contrast_table,
     corrected_table,
+    lenient_table,
     level_table,
+    ordered_arms,
     run_table,
 )
 
@@ -55,15 +60,44 @@ class Example:
 
 @dataclass(frozen=True)
 class Section:
-    """One run in the report."""
+    """One run in the report, in the order it is read in."""
 
     results: Results
     anchor: str
+    headline: Headline | None
+    arms: tuple[Figure, ...]  # the main comparison: means of arms, differences
+    people: tuple[Figure, ...]  # gains of every person, `people_asked` of them in the asked metric
+    people_asked: int
+    routing: Figure | None
+    learning: tuple[Figure, ...]
+    costs: tuple[Figure, ...]
     tables: tuple[Table, ...]
-    figures: tuple[Figure, ...]
+    all_differences: Table
+    lenient: Table | None  # this and the next with details only
+    corrected: Table | None
     details: Details | None
-    corrected: Table | None  # with details only
     example: Example | None
+
+    @property
+    def name(self) -> str:
+        """Which run it is."""
+        r = self.results
+        return f"{r.task}, {r.preset}/{r.profile}, seed {r.seed}"
+
+    @property
+    def contents(self) -> list[tuple[str, str]]:
+        """Anchor and heading of what there is."""
+        present = (
+            ("arms", "Arms side by side", self.arms),
+            ("people", "Person by person", self.people),
+            ("routing", "Which experts answer whom", self.routing),
+            ("example", "One question, level by level", self.example),
+            ("tables", "Tables", self.tables),
+            ("learning", "What was learned from others", self.learning),
+            ("costs", "Time and messages", self.costs),
+            ("settings", "Parameters and settings", True),
+        )
+        return [(f"{self.anchor}-{key}", title) for key, title, there in present if there]
 
 
 def write_report(
@@ -88,36 +122,79 @@ def section(
     results: Results, details: Details | None, example: Example | None, *, anchor: str
 ) -> Section:
     """Tables and figures of one run."""
-    tables = [run_table(results), contrast_table(results)]
+    tables = [run_table(results), contrast_table(results, brief=True)]
     if details is not None and details.levels is not None:
-        tables.insert(0, level_table(details.levels))
-    drawn = [
-        figures.forest(results.contrasts, metric, key=f"{anchor}-forest-{metric}")
-        for metric in results.metric_names()
-        if metric != "parse_failure_rate"
-    ]
-    if details is not None:
-        drawn += _detail_figures(results, details, anchor)
-    for title, seconds, name in (
-        ("Time by phase", results.timings_s, "time"),
-        ("Time of nodes by step, summed", results.node_timings_s, "nodes"),
-    ):
-        drawn.append(
-            figures.bars(seconds, key=f"{anchor}-{name}", title=title, axis="seconds", unit="s")
-        )
-    kept = tuple(figure for figure in drawn if figure is not None)
-    corrected = None
-    if details is not None:
-        corrected = corrected_table(details.significance, results.confidence)
-    return Section(results, anchor, tuple(tables), kept, details, corrected, example)
+        tables.append(level_table(details.levels))
+    routing = None
+    if details is not None and details.routing is not None:
+        routing = figures.routing_heatmap(details.routing, key=f"{anchor}-experts")
+    people = _drawn([] if details is None else people_figures(results, details, anchor))
+    significance = None if details is None else details.significance
+    return Section(
+        results=results,
+        anchor=anchor,
+        headline=headline(results, details, key=f"{anchor}-first"),
+        arms=_drawn(arm_figures(results, anchor)),
+        people=people,
+        people_asked=sum(figure.key.endswith(f"-{asked_metric(results)}") for figure in people),
+        routing=routing,
+        learning=_drawn([] if details is None else learning_figures(details, anchor)),
+        costs=_drawn(cost_figures(results, details, anchor)),
+        tables=tuple(table for table in tables if table.rows),
+        all_differences=contrast_table(results),
+        lenient=None if details is None else lenient_table(details),
+        corrected=None
+        if significance is None
+        else corrected_table(significance, results.confidence),
+        details=details,
+        example=example,
+    )
 
 
-def _detail_figures(results: Results, details: Details, anchor: str) -> list[Figure | None]:
+def _drawn(found: Iterable[Figure | None]) -> tuple[Figure, ...]:
+    return tuple(figure for figure in found if figure is not None)
+
+
+def arm_figures(results: Results, anchor: str) -> list[Figure | None]:
+    """What every arm comes to, then the differences, in the metric that people ask for and in loss."""
+    metrics = [asked_metric(results) or results.metric_names()[0]]
+    metrics += [m for m in ("nll",) if m in results.metric_names() and m not in metrics]
+    n = max(arm.n_users for arm in results.arms.values())
+    note = f"{results.confidence:.0%} intervals over {n} people, who all weigh the same; unit: "
     drawn: list[Figure | None] = []
-    metric = primary_metric(results)
-    for a, b in GAIN_PAIRS:
-        deltas = device_differences(details, a, b, metric)
-        drawn.append(figures.device_deltas(a, b, metric, deltas, key=f"{anchor}-{a}-{b}"))
+    for metric in metrics:
+        rows = mean_rows(results, metric, ordered_arms(results.arms), "stage3")
+        if rows:
+            lower = "lower" if metric in LOWER_IS_BETTER else "higher"
+            said = "; ".join(f"{row.label}: {row.marks[0].said}" for row in rows)
+            chart = intervals(rows, f"{metric} ({lower} is better)")
+            title, key = f"What each arm comes to: {metric}", f"{anchor}-means-{metric}"
+            drawn.append(figures.charted(key, title, said, chart, f"{note}{metric}."))
+        own = [c for c in results.contrasts if c.metric == metric]
+        by_person = [c for c in own if c.level == "user"] or own
+        key = f"{anchor}-forest-{metric}"
+        drawn.append(figures.forest(by_person, metric, key=key, note=f"{note}{metric}."))
+    return drawn
+
+
+def people_figures(results: Results, details: Details, anchor: str) -> list[Figure | None]:
+    """What changed for every person, in the metric that people ask for and in loss."""
+    asked = (asked_metric(results), primary_metric(results))
+    return [
+        figures.device_deltas(
+            a,
+            b,
+            metric,
+            device_differences(details, a, b, metric),
+            key=f"{anchor}-{a}-{b}-{metric}",
+        )
+        for metric in dict.fromkeys(one for one in asked if one is not None)
+        for a, b in GAIN_PAIRS
+    ]
+
+
+def learning_figures(details: Details, anchor: str) -> list[Figure | None]:
+    """Curves of the pooled phases, and what fitting brought on held-back items."""
     gains = device_differences(details, "stage2", "stage2-mean", "nll")
     fits = details.fits.get("stage3", {})
     points = [
@@ -125,22 +202,31 @@ def _detail_figures(results: Results, details: Details, anchor: str) -> list[Fig
         for device, fit in fits.items()
         if device in gains and isinstance(fit.get("embedding_distance"), float | int)
     ]
-    drawn.append(
-        figures.distance_and_gain(
-            points, "nll saved by the fitted embedding", key=f"{anchor}-distance"
-        )
-    )
     pairs = [
         (float(fit["embedding_loss_before"]), float(fit["lora_loss_after"]))
         for fit in fits.values()
         if isinstance(fit.get("embedding_loss_before"), float | int)
         and isinstance(fit.get("lora_loss_after"), float | int)
     ]
-    drawn.append(figures.held_back(pairs, key=f"{anchor}-held"))
-    drawn.append(figures.learning_curves(details.curves, key=f"{anchor}-learning"))
-    if details.routing is not None:
-        drawn.append(figures.routing_heatmap(details.routing, key=f"{anchor}-routing"))
-    drawn.append(figures.messages(details.messages, key=f"{anchor}-messages"))
+    gain = "nll saved by the fitted embedding"
+    return [
+        figures.learning_curves(details.curves, key=f"{anchor}-learned"),
+        figures.held_back(pairs, key=f"{anchor}-held"),
+        figures.distance_and_gain(points, gain, key=f"{anchor}-distance"),
+    ]
+
+
+def cost_figures(results: Results, details: Details | None, anchor: str) -> list[Figure | None]:
+    """Seconds by phase and by step of nodes, bytes by message."""
+    drawn = [
+        figures.bars(seconds, key=f"{anchor}-{name}", title=title, axis="seconds", unit="s")
+        for title, seconds, name in (
+            ("Time by phase", results.timings_s, "time"),
+            ("Time of nodes by step, summed", results.node_timings_s, "nodes"),
+        )
+    ]
+    if details is not None:
+        drawn.append(figures.messages(details.messages, key=f"{anchor}-messages"))
     return drawn
 
 
@@ -218,6 +304,7 @@ def page_environment(*folders: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
+    environment.globals["stylesheet"] = stylesheet()
     return environment
 
 

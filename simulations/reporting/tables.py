@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from client.terminal.tables import Table
 from proper_model.data import GroupSummary, Lengths, ValidationReport
 from proper_model.tasks import counted
-from simulations.outcome.details import Levels, Significance
+from simulations.outcome.details import Details, Levels, Significance
 from simulations.outcome.results import METRICS, Contrast, MetricSummary, Results
 from simulations.outcome.timings import phase_name
 
@@ -135,6 +135,20 @@ def corrected_table(significance: Sequence[Significance], confidence: float) -> 
     ]
     title = f"{len(found)} of {len(significance)} differences"
     return Table(title, ("arms", "metric", "level", "difference", "p"), tuple(rows), labels=3)
+
+
+def lenient_table(details: Details) -> Table:
+    """Metrics of answers that are read leniently, and the share that differs from the reference arm."""
+    rows = [
+        (
+            *(name, metric, interval(value.mean, value.low, value.high)),
+            NONE if arm.changed is None else f"{arm.changed:.3f}",
+        )
+        for name, arm in details.arms.items()
+        for metric, value in arm.lenient.items()
+    ]
+    title = f"Lenient metrics, and answers that differ from {details.reference}"
+    return Table(title, ("arm", "metric", "mean", "changed answers"), tuple(rows), labels=2)
 
 
 def level_table(levels: Levels) -> Table:

@@ -52,7 +52,8 @@ def report(
             said = f"a control failed: {shown.title}: {line}"
             print_line(f"\n- {said}" if markdown else f"note: {said}")
     if out is not None:
-        text = page(found, lines)
+        names = [path.stem for path in dict.fromkeys(path.resolve() for path in sources)]
+        text = page(found, lines, names)
         with storage_errors(out.parent):
             out.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(out, text.encode())
@@ -68,38 +69,70 @@ def check_page(out: Path | None) -> None:
         )
 
 
-def page(found: Sequence[tuple[Result, Shown]], lines: Sequence[Line]) -> str:
-    """One page: figure and table of all, then every attack's own tables; its figures are on its own page."""
+def page(found: Sequence[tuple[Result, Shown]], lines: Sequence[Line], names: Sequence[str]) -> str:
+    """One page: figure and tables of all, then every file's own tables by its name; its figures are on its own page."""
     from simulations.privacy.results.leaving import page_template
-    from simulations.privacy.results.summary import summary_table
+    from simulations.privacy.results.summary import record_tables
 
     return page_template("all_attacks.html.j2").render(
-        figure=overview(lines), table=summary_table(lines), sections=found, lines=len(lines)
+        first=first_sentence(lines),
+        figure=overview(lines),
+        tables=record_tables(lines),
+        sections=[(*one, name) for one, name in zip(found, names, strict=True)],
+        lines=len(lines),
     )
 
 
-def overview(lines: Sequence[Line]) -> Figure:
-    """Of every attack, set of people and question the thing that gives most away, with its interval."""
-    from simulations.reporting.figures import BLUE, GREY, INK, drawing, inline
-
+def strongest(lines: Sequence[Line]) -> list[Line]:
+    """Of every attack, set of people and question the thing that gives most away."""
     asked: dict[tuple[str, str, str], list[Line]] = {}
     for line in lines:
         if line.advantage is not None:
             asked.setdefault((line.experiment, line.task, line.asked), []).append(line)
-    rows = [max(own, key=_value) for own in asked.values()]
-    with drawing(7.8, 0.9 + 0.22 * len(rows)) as (canvas, axes):
-        for place, line in enumerate(reversed(rows)):
-            for one, colour in ((line.without, GREY), (line.advantage, BLUE)):
-                if one is not None:
-                    axes.plot([one.low, one.high], [place, place], color=colour, linewidth=2)
-                    axes.plot([one.value], [place], marker="o", color=colour, markersize=4)
-        axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(len(rows)), [_label(line) for line in reversed(rows)], fontsize=7)
-        axes.set_xlim(-0.25, 1.05)
-        axes.set_xlabel("advantage: 0 is guessing, 1 is certain (grey: without the defence)")
-        said = "; ".join(f"{_label(line)}: {line.advantage}" for line in rows)
-        title = "What gives most away, by attack and question"
-        return inline(canvas, "overview", title, f"{title}, with intervals. {said}.")
+    return [max(own, key=_value) for own in asked.values()]
+
+
+def first_sentence(lines: Sequence[Line]) -> str:
+    """How many answers are clear of guessing, how many are not, and how many there was nothing to attack for."""
+    found = [line.advantage for line in lines if line.advantage is not None]
+    clear = sum(one.low > 0 for one in found)
+    most = sum(one.low > 0.5 for one in found)
+    nothing = len(lines) - len(found)
+    said = (
+        f"Of {len(found)} answers that attacks gave, {clear} are clear of guessing, {most} of them more than half "
+        f"the way to certainty, and {len(found) - clear} cannot be told from guessing"
+    )
+    return (
+        f"{said}; {nothing} more are of things that devices refuse or nobody releases."
+        if nothing
+        else f"{said}."
+    )
+
+
+def overview(lines: Sequence[Line]) -> Figure:
+    """The thing that gives most away, of every question, with its interval."""
+    from simulations.reporting.charts import Mark, Row, intervals
+    from simulations.reporting.figures import charted
+
+    rows, said = [], []
+    for line in sorted(strongest(lines), key=_value, reverse=True):
+        marks = [
+            Mark(one.value, one.low, one.high, f"{one}{words}", tone)
+            for one, words, tone in (
+                (line.advantage, "", "one"),
+                (line.without, " without", "rest"),
+            )
+            if one is not None
+        ]
+        rows.append(Row(_label(line), tuple(marks)))
+        said.append(f"{_label(line)}: {line.advantage}")
+    note = (
+        "The thing that gives most away, with 95% intervals over people: 0 is guessing, 1 is certain. A ring is "
+        "the same attack without the defence."
+    )
+    chart = intervals(rows, "advantage", zero=0.0, limits=(-0.25, 1.05))
+    title = "What gives most away, by attack and question"
+    return charted("overview", title, f"With intervals: {'; '.join(said)}", chart, note)
 
 
 def _value(line: Line) -> float:

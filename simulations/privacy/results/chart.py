@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from simulations.privacy.results.leaving import COLOURS
+from simulations.privacy.results.leaving import CALLED, TONES
 from simulations.privacy.results.rates import Rate
 from simulations.privacy.statistics.shares import Control
-from simulations.reporting.figures import INK, Figure, drawing, inline
+from simulations.reporting.charts import Mark, Row, intervals
+from simulations.reporting.figures import Figure, charted
 
 
 @dataclass(frozen=True)
@@ -34,20 +35,20 @@ def chart(
 
     `measure` is what is measured, with its unit, `beside` what it is compared with, both in words.
     """
-    with drawing(7.8, 0.9 + 0.2 * len(lines)) as (canvas, axes):
-        for place, line in enumerate(reversed(lines)):
-            colour, found = COLOURS[line.control], line.reached
-            axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
-            axes.plot([found.value], [place], marker="o", color=colour, markersize=4)
-            axes.plot([line.beside], [place], marker="|", color=INK, markersize=6)
-        axes.set_yticks(range(len(lines)), [line.label for line in reversed(lines)], fontsize=7)
-        axes.set_xlim(*limits)
-        axes.set_xlabel(
-            f"{measure} (bar: {beside}; blue: attack, orange: must succeed, grey: must not)"
-        )
-        said = "; ".join(
-            f"{line.label}: {line.reached.value:.3f} [{line.reached.low:.3f}, "
-            f"{line.reached.high:.3f}], {beside} {line.beside:.3f}"
-            for line in lines
-        )
-        return inline(canvas, key, title, f"{title}: {measure}, with intervals. {said}.")
+    rows = []
+    for line in lines:
+        found = line.reached
+        words = f"{CALLED[line.control]} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+        mark = Mark(found.value, found.low, found.high, words, TONES[line.control])
+        rows.append(Row(line.label, (mark,), line.beside))
+    said = "; ".join(
+        f"{line.label}: {line.reached.value:.3f} [{line.reached.low:.3f}, "
+        f"{line.reached.high:.3f}], {beside} {line.beside:.3f}"
+        for line in lines
+    )
+    note = (
+        f"With 95% intervals over people; the bar is {beside}. A disc is an attack, a diamond a control that "
+        "must succeed, a ring one that must not."
+    )
+    chart = intervals(rows, measure, limits=limits)
+    return charted(key, title, f"{measure}, with intervals. {said}", chart, note)

@@ -86,32 +86,39 @@ def _reached(bound: Bound | None) -> bool:
 def curve(result: EpsilonResult) -> Figure:
     """Loss of stages 1 and 2 for newcomers by epsilon, between the public base and no privacy."""
     rows = result.rows
-    with drawing(6.8, 3.2) as (canvas, axes):
-        for name, colour, aside in (("stage1", ORANGE, -0.08), ("stage2", BLUE, 0.08)):
+    with drawing(4.8, 3.2) as (canvas, axes):
+        for name, colour, aside, shape in (
+            ("stage1", ORANGE, -0.08, "s"),
+            ("stage2", BLUE, 0.08, "o"),
+        ):
             for place, row in enumerate(rows):
                 found = getattr(row.pooled, name)
                 axes.plot([place + aside] * 2, [found.low, found.high], color=colour, linewidth=2)
             values = [getattr(row.pooled, name).value for row in rows]
             places = [place + aside for place in range(len(rows))]
-            axes.plot(places, values, marker="o", color=colour, markersize=4, linewidth=0.8)
+            axes.plot(places, values, marker=shape, color=colour, markersize=4, linewidth=0.8)
         axes.axhline(result.public.value, color=GREY, linewidth=1.2, linestyle="--")
         axes.set_xticks(range(len(rows)), [row.thing for row in rows])
-        axes.set_xlabel(
-            "epsilon (orange: stage 1, blue: stage 2, dashed: the public base; inf: no noise)"
-        )
+        axes.set_xlabel("epsilon (inf: no noise)")
         axes.set_ylabel("newcomers' loss, nats a token")
         said = "; ".join(
             f"{row.thing}: stage 1 {rate(row.pooled.stage1)}, stage 2 {rate(row.pooled.stage2)}"
             for row in rows
         )
         alt = f"Newcomers' loss by epsilon. Public base: {rate(result.public)}. {said}."
-        return inline(canvas, "loss", "Utility against epsilon", alt)
+        note = (
+            "Newcomers' loss in nats a token, with 95% intervals. Discs: stage 2, squares: stage 1, dashed: the "
+            "public base."
+        )
+        return inline(
+            canvas, "loss", "Utility against epsilon", f"Utility against epsilon. {alt}", note
+        )
 
 
 def bounds(result: EpsilonResult) -> Figure:
     """What audits show of every epsilon, below what is promised."""
     rows = result.rows
-    with drawing(6.8, 2.8) as (canvas, axes):
+    with drawing(4.8, 3.0) as (canvas, axes):
         for place, row in enumerate(rows):
             for bound, colour, aside in (
                 (row.pooled.people, BLUE, -0.1),
@@ -123,12 +130,16 @@ def bounds(result: EpsilonResult) -> Figure:
             if row.epsilon is not None:
                 axes.plot([place - 0.25, place + 0.25], [row.epsilon] * 2, color=INK, linewidth=1.2)
         axes.set_xticks(range(len(rows)), [row.thing for row in rows])
-        axes.set_xlabel(
-            "epsilon (line: promised; blue: people show, green: crafted show; grey: the most they could)"
-        )
+        axes.set_xlabel("epsilon that is promised")
         axes.set_ylabel("epsilon, at least")
         said = "; ".join(_bound_words(row) for row in rows)
-        return inline(canvas, "bounds", "What audits show", f"Lower bounds of epsilon. {said}.")
+        title = "What audits show"
+        note = (
+            "Epsilon, at least. Line: promised; left bar: what people show; right bar: what crafted users show; "
+            "short grey line: the most they could."
+        )
+        alt = f"{title}. Lower bounds of epsilon. {said}."
+        return inline(canvas, "bounds", title, alt, note)
 
 
 def _bound_words(row: EpsilonRow) -> str:

@@ -15,12 +15,18 @@ from proper_model.storage.files import storage_errors, write_atomic
 from simulations.outcome.results import write_document
 from simulations.privacy.results.seeded import SeededResult
 from simulations.privacy.statistics.shares import Control
-from simulations.reporting.figures import BLUE, GREY, ORANGE, Figure
+from simulations.reporting.figures import Figure
 from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
 from simulations.reporting.report import page_environment
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-COLOURS: Mapping[Control, str] = {"none": BLUE, "positive": ORANGE, "negative": GREY}
+# How a figure marks them (`charts.TONES`), and what it calls them.
+TONES: Mapping[Control, str] = {"none": "one", "positive": "two", "negative": "rest"}
+CALLED: Mapping[Control, str] = {
+    "none": "attack",
+    "positive": "must succeed",
+    "negative": "must not",
+}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Protocol
 from client.terminal.tables import Table
 from proper_model.evaluation import holm
 from proper_model.tasks import counted
-from simulations.privacy.results.leaving import COLOURS, Shown, leave
+from simulations.privacy.results.leaving import CALLED, TONES, Shown, leave
 from simulations.privacy.results.schema import (
     MERGED,
     PUBLISHED,
@@ -20,9 +20,8 @@ from simulations.privacy.results.schema import (
 )
 from simulations.privacy.results.sentences import SIGNIFICANT, bias_sentence
 from simulations.privacy.statistics.shares import Control
-from simulations.reporting.figures import INK, Figure, drawing, inline
-
-HEIGHTS = {"none": 0.0, "positive": 0.25, "negative": -0.25}  # within an attack's line
+from simulations.reporting.charts import Mark, Row, intervals
+from simulations.reporting.figures import Figure, charted
 
 
 def title(result: PrivacyResult) -> str:
@@ -148,26 +147,32 @@ def auc_figure(rows: Sequence[tuple[str, AucRow]], name: str, of: str) -> Figure
     lines: dict[str, list[AucRow]] = {}
     for label, row in rows:
         lines.setdefault(label, []).append(row)
-    with drawing(7.6, 0.9 + 0.2 * len(lines)) as (canvas, axes):
-        for place, own in enumerate(reversed(lines.values())):
-            for row in own:
-                colour, found = COLOURS[row.control], row.pooled
-                height = place + HEIGHTS[row.control]
-                axes.plot([found.low, found.high], [height, height], color=colour, linewidth=1.5)
-                axes.plot([found.auc], [height], marker="o", color=colour, markersize=3)
-        axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(len(lines)), list(reversed(lines)), fontsize=7)
-        axes.set_xlim(0, 1.02)
-        axes.set_xlabel(
-            f"AUC of {of} (.5: nothing; blue: attack, orange: positive, grey: negative control)"
+    drawn = [
+        Row(
+            label,
+            tuple(
+                Mark(
+                    *(row.pooled.auc, row.pooled.low, row.pooled.high),
+                    f"{CALLED[row.control]} {interval(row.pooled)}",
+                    TONES[row.control],
+                )
+                for row in own
+            ),
         )
-        said = "; ".join(
-            f"{label}{'' if row.control == 'none' else f' ({row.control} control)'}: "
-            f"{interval(row.pooled)}"
-            for label, own in lines.items()
-            for row in own
-        )
-        return inline(canvas, "auc", name, f"AUC of {of}, with intervals. {said}.")
+        for label, own in lines.items()
+    ]
+    said = "; ".join(
+        f"{label}{'' if row.control == 'none' else f' ({row.control} control)'}: "
+        f"{interval(row.pooled)}"
+        for label, own in lines.items()
+        for row in own
+    )
+    note = (
+        f"AUC of {of} with 95% intervals over people: .5 is guessing, 1 is certain. A disc is an attack, a "
+        "diamond a control that must succeed, a ring one that must not."
+    )
+    chart = intervals(drawn, f"AUC of {of}", zero=0.5, limits=(0.0, 1.02))
+    return charted("auc", name, f"AUC of {of}, with intervals. {said}", chart, note)
 
 
 def shown(result: PrivacyResult) -> Shown:

@@ -144,6 +144,21 @@ def summary_table(lines: Sequence[Line]) -> Table:
     return Table("advantage: 0 is guessing, 1 is certain", header, rows, labels=5, sentence=True)
 
 
+def record_tables(lines: Sequence[Line]) -> list[tuple[Table, list[str]]]:
+    """The same for each attack on each people: a table of numbers, and the sentences."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        groups.setdefault((line.experiment, line.people), []).append(line)
+    header = ("thing", "asked", "by", "advantage", "without the defence")
+    tables = []
+    for (experiment, people), own in groups.items():
+        found = [row[2:7] for row in summary_table(own).rows]
+        rows = tuple((thing, asked, *more) for asked, thing, *more in found)
+        title = f"{experiment}: {people}"
+        tables.append((Table(title, header, rows, labels=3), [line.sentence for line in own]))
+    return tables
+
+
 def _of_auc(found: Measured) -> Advantage:
     return Advantage(*(2 * auc - 1 for auc in (found.auc, found.low, found.high)))
 

@@ -1,0 +1,162 @@
+"""Report pages in Chromium: axe finds nothing, nothing is fetched, and no page scrolls sideways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from chromium import Browser, Page, find_chromium
+from test_benchmark_tables import by_hand
+from test_report import check, details
+from test_results import example
+
+from simulations.experiments.benchmark_page import write_page
+from simulations.outcome.results import Results, write_document
+from simulations.privacy.results.kinds import read_result
+from simulations.privacy.results.leaving import render
+from simulations.reporting.report import Example, Step, write_report
+
+MOST_BYTES = 300_000
+WIDTHS = (360, 768, 1280)
+PAGES = ("run", "runs", "privacy", "attack", "curve", "methods")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """Every kind of page, by name."""
+    out = tmp_path_factory.mktemp("pages")
+    run = out / "of"
+    run.mkdir()
+    write_document(Results.model_validate(example()), run / "results.json")
+    write_document(details(), run / "details.json")
+    steps = (Step("population", "stage1", "action", False), Step("user", "stage3", "x" * 90, True))
+    shown = Example(prompt="a question " * 20, gold="x" * 90, steps=steps, note="Made up.")
+    write_report([run], out / "run.html", examples=[shown])
+    write_report([run, repository / "results/demo.json"], out / "runs.html")
+    committed = repository / "results/privacy"
+    (out / "privacy.html").write_bytes((committed / "report.html").read_bytes())
+    for name, result in (("attack", "membership-prototypes"), ("curve", "epsilon-politeness")):
+        text = render(*read_result(committed / f"{result}.json"))
+        (out / f"{name}.html").write_text(text, encoding="utf-8")
+    write_page([by_hand()], out / "methods.html")
+    return out
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_one_small_file_that_asks_nobody(folder: Path, name: str) -> None:
+    text = (folder / f"{name}.html").read_text(encoding="utf-8")
+    checker = check(text)
+    assert checker.figures
+    assert checker.outside == []
+    assert len(checker.ids) == len(set(checker.ids))
+    assert not [word for word in ("url(http", "@import", "<script", "<img") if word in text]
+    assert "default-src 'none'" in text
+    assert len(text.encode()) < MOST_BYTES
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    path = find_chromium()
+    if path is None:
+        pytest.skip("needs chromium (Debian: apt-get install chromium)")
+    browser = Browser(path, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def axe(repository: Path) -> str:
+    path = repository / "tests/npm/node_modules/axe-core/axe.min.js"
+    if not path.is_file():
+        pytest.skip("needs axe-core (make npm)")
+    return path.read_text(encoding="utf-8")
+
+
+def opened(browser: Browser, path: Path, *, unfold: bool = True) -> Page:
+    """The page, everything that folds unfolded."""
+    page = Page(browser)
+    page.go(path.as_uri())
+    page.wait("document.readyState === 'complete' && document.querySelector('main')")
+    if unfold:
+        page.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    return page
+
+
+def sized(page: Page, width: int) -> None:
+    """A window of so many pixels."""
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    page.call("Emulation.setDeviceMetricsOverride", **size)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing_in_light_and_dark(
+    folder: Path, browser: Browser, axe: str, name: str
+) -> None:
+    # Of thousands of cells of one kind some are enough: axe takes seconds for a hundred.
+    page = opened(browser, folder / f"{name}.html", unfold=name != "privacy")
+    some = "{include: [['header'], ['nav'], ['main > section:first-of-type'], ['main > section:nth-of-type(4)']]}"
+    part = some if name == "privacy" else "document"
+    sized(page, 360)
+    page.run(f"{axe}; 0")
+    for scheme, rules in (("light", "{}"), ("dark", "{runOnly: ['color-contrast']}")):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        page.call("Emulation.setEmulatedMedia", features=features)
+        found = page.run(
+            f"axe.run({part}, {rules}).then(r => r.violations.map(v => [v.id, v.nodes[0].html]))"
+        )
+        assert found == [], scheme
+    page.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_scrolls_sideways_and_no_table_is_cut_off(
+    folder: Path, browser: Browser, name: str
+) -> None:
+    page = opened(browser, folder / f"{name}.html")
+    for width in WIDTHS:
+        sized(page, width)
+        root = page.run(
+            "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+        )
+        assert root[0] <= root[1] <= width, width
+        # Whatever is wider than its box can be scrolled to, by keys too.
+        cut = page.each(
+            "table",
+            "e => { const b = e.closest('.scroll'); return !b || b.tabIndex !== 0"
+            "|| getComputedStyle(b).overflowX !== 'auto'"
+            "|| b.getBoundingClientRect().right > innerWidth; }",
+        )
+        assert not any(cut)
+        outside = page.each(
+            "main figure .rows span, .verdict, .hero li, figcaption, .toc a",
+            "e => e.getBoundingClientRect().right > innerWidth + 1 && e.innerText",
+        )
+        assert not any(outside)
+    asked = [event["request"]["url"] for event in page.events("Network.requestWillBeSent")]
+    assert {urlsplit(url).scheme for url in asked} <= {"file", "data"}
+    page.close()
+
+
+def test_the_first_screen_holds_the_sentence_and_the_figure(folder: Path, browser: Browser) -> None:
+    page = opened(browser, folder / "run.html")
+    for width in WIDTHS:
+        sized(page, width)
+        sentence, figure = (
+            page.run(f"document.querySelector('{what}').getBoundingClientRect().bottom")
+            for what in (".verdict", ".hero figure")
+        )
+        assert sentence < figure < 800
+    page.close()
+
+
+def test_the_contents_lead_to_what_is_there(folder: Path, browser: Browser) -> None:
+    page = opened(browser, folder / "run.html")
+    targets = page.each(".toc a", "e => e.getAttribute('href').slice(1)")
+    assert len(targets) == 8
+    assert all(page.run(f"!!document.getElementById('{target}')") for target in targets)
+    order = page.each("main h2[id]", "e => e.id")
+    assert order == targets
+    assert order[-1].endswith("settings")
+    page.close()
