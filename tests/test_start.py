@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -115,6 +116,15 @@ def test_a_base_and_a_history_are_enough(begun: Person, capsys) -> None:
     assert begun.run("bundle", "verify") == 0
     begun.run("doctor")
     assert "your own, of proper start" in capsys.readouterr().out
+
+
+def test_no_time_is_expected_for_an_embedding_that_nothing_reads(
+    begun: Person, history: Path, capsys
+) -> None:
+    capsys.readouterr()
+    assert begun.run("adapt", history, "--plan", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert {phase["name"] for phase in plan["phases"]} == {"adapter"}
 
 
 def test_the_first_stage_is_the_base_as_it_is_and_there_is_no_key(begun: Person) -> None:

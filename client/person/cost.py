@@ -178,7 +178,10 @@ def _parts(
     user = learner.settings.user
     epochs, refit = _lengths(learner, at_most)
     rates = len(user.learning_rates)
-    if _inferring(learner):  # once, and none is held back
+    parts: list[tuple[str, bool, float]] = []
+    if learner.model.structure.population_only:
+        pass  # nothing reads an embedding
+    elif _inferring(learner):  # once, and none is held back
         parts = [("embedding", False, float(sum(len(s.tokens) for s in shared.items)))]
     else:
         found, again = min(user.embedding_epochs, at_most), min(refit, user.embedding_epochs)
@@ -452,7 +455,7 @@ def _phases(
     embedding = (learner.release.mean_embedding.numel(), 1)
     folds = sum(len(samples.folds) for samples in own)
     phases: list[Phase] = []
-    if not _inferring(learner):
+    if not (_inferring(learner) or learner.model.structure.population_only):
         trials = max(1, len(shared.folds))
         phases.append(Phase(*embedding, trials, fit, len(shared.items), slowest_s))
         if fit.refit:
