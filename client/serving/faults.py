@@ -107,4 +107,5 @@ def parse_body(model: type[_Model], data: bytes) -> _Model:
         raise RequestError(400, f"an unknown field{f' in {place}' if place else ''}", param=param)
     if first["type"] == "missing" and rest:
         place = f"{place}: {rest[-1]}"
-    raise RequestError(400, f"{place or 'body'}: {first['msg']}", param=param)
+    told = first["msg"].removeprefix("Value error, ")  # pydantic's, before what our own checks say
+    raise RequestError(400, f"{place or 'body'}: {told}", param=param)

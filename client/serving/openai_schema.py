@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 
 from client.serving.faults import Body, RequestError
 from client.serving.session import Manner
@@ -94,7 +93,7 @@ class SentMessage(Body):
     def _known_role(cls, value: object) -> object:
         if value not in ROLES if isinstance(value, str) else True:
             names = ", ".join(ROLES)
-            raise PydanticCustomError("role", f"role: expected one of {names}")
+            raise ValueError(f"role: expected one of {names}")
         return value
 
     @field_validator("content", mode="before")
@@ -104,8 +103,7 @@ class SentMessage(Body):
         if not isinstance(value, str) and not (
             parts and all(isinstance(one, dict) and one.get("type") == "text" for one in parts)
         ):
-            raise PydanticCustomError(
-                "content",
+            raise ValueError(
                 "content: expected text, or a list of parts of type text; images, audio and files "
                 "are not supported",
             )
@@ -115,7 +113,7 @@ class SentMessage(Body):
     @classmethod
     def _empty(cls, value: object, info: ValidationInfo) -> object:
         if value not in (None, []):
-            raise PydanticCustomError("unsupported", f"{info.field_name}: not supported")
+            raise ValueError(f"{info.field_name}: not supported")
         return value
 
     @property
@@ -148,8 +146,8 @@ class _Request(BaseModel):
             and len(stops) <= MOST_STOPS
             and all(isinstance(one, str) and one for one in stops)
         ):
-            raise PydanticCustomError(
-                "stop", f"expected a text, or a list of at most {MOST_STOPS}, none of them empty"
+            raise ValueError(
+                f"expected a text, or a list of at most {MOST_STOPS}, none of them empty"
             )
         return None if stops is None else tuple(stops)
 
