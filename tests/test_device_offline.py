@@ -67,8 +67,11 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Person:
 
 
 # One process for all commands: starting Python under strace is most of the time.
+# torch imports dill where that is installed (`datasets` brings it), and dill has Python try the folder
+# for temporary files with a file of four letters. Named beforehand it is not tried; writes there still show.
 LIFE = """
-import json, sys
+import json, os, sys, tempfile
+tempfile.tempdir = os.environ["TMPDIR"]
 from client.cli import run_cli
 for words in json.loads(sys.argv[1]):
     code = run_cli(words)
