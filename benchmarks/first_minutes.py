@@ -27,7 +27,7 @@ from proper_model.storage.files import write_atomic
 from simulations.outcome.environment import SOURCE, commit, hardware
 from simulations.outcome.results import Hardware
 
-SETUP = ("make install", "make base")
+SETUP = ("make install", "source .venv/bin/activate", "make base")
 MINUTES = (
     "proper new-task define.toml --name define --item 'Define {word}: {definition}' --answer text",
     "proper start --base bases/SmolLM2-135M-Instruct --task define.toml",
