@@ -43,8 +43,9 @@ def stream(
 ) -> Generator[str, None, Ended]:
     """Pieces that join to `encoder.decode` of all tokens, then how it ended.
 
-    The answer ends before the first of the `stop` texts, none of them empty, that comes up in it; white
-    space before an answer is no part of it. The model is attached between two pieces as well; close the generator to let it go.
+    The answer ends before the first of the `stop` texts, none of them empty, that comes up in it. White
+    space before an answer is no part of it: it completes a stop text, such as a line's end and a speaker's
+    name, and is none by itself. The model is attached between two pieces as well; close the generator to let it go.
     """
     seen: list[int] = []
     said = ""
@@ -60,7 +61,8 @@ def stream(
                 done = bool(end.value)
                 break
             written = encoder.written(seen)
-            cut = _first(stop, written)
+            lead = len(written) - len(written.lstrip())
+            cut = _first(stop, written, lead)
             if cut < len(written):
                 return (yield from _rest(said, written[:cut].strip(), Ended(True, len(seen))))
             text = written[: len(written) - _begun(stop, written)].strip()
@@ -77,9 +79,10 @@ def _rest(said: str, text: str, ended: Ended) -> Generator[str, None, Ended]:
     return ended
 
 
-def _first(stop: Sequence[str], text: str) -> int:
-    """Where the first of the stop texts begins, or the text's length."""
-    return min((place for one in stop if (place := text.find(one)) >= 0), default=len(text))
+def _first(stop: Sequence[str], text: str, lead: int) -> int:
+    """Where the first of the stop texts that ends behind the first `lead` letters begins, or the text's length."""
+    places = (text.find(one, max(0, lead - len(one) + 1)) for one in stop)
+    return min((place for place in places if place >= 0), default=len(text))
 
 
 def _begun(stop: Sequence[str], text: str) -> int:

@@ -92,8 +92,10 @@ class Encoder:
         a template that fails on it.
         """
         if self.has_template:
-            return self._plain.conversation_ids(messages)
-        return self._plain.before + self._plain.ids(plain_form(messages))
+            found = self._plain.conversation_ids(messages)
+        else:
+            found = self._plain.before + self._plain.ids(plain_form(messages))
+        return found or [self.eos]  # as of a prompt
 
     @property
     def turn_ends(self) -> tuple[str, ...]:
@@ -127,8 +129,8 @@ class Encoder:
         return self.written(tokens).strip()
 
     def written(self, tokens: Sequence[int]) -> str:
-        """As `decode`, with the white space behind the text that more of it may follow."""
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).lstrip()
+        """As `decode`, with the white space around the text, behind which more of it may follow."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _cut(self, prompt: list[int], lines: str) -> list[int]:
         more = self.retrieval_tokens if lines else 0
