@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from chromium import Page
-from local_page import CONNECTED, open_tab
+from local_page import ANSWERED, CONNECTED, ask, open_tab
 from serving import TOKEN, WEIGHTS, FakeSession, Gate, Running, running
 
 from client.serving.app import PAGE_FILES
@@ -20,7 +20,6 @@ from client.serving.tokens import page_address
 from proper_model.errors import DataError
 
 PER_LAYER = ((1, 75, 10), (2, 25, 20), (3, 0, 70))  # WEIGHTS as per cents: group, layer 0, layer 1
-ANSWERED = "document.querySelector('#chat-stop').disabled && document.querySelector('.message')"
 # The server's side of a conversation, within the page: what is asked, and answers with a wording.
 FAKE_STREAM = """
 window.asked = [];
@@ -82,12 +81,6 @@ def test_the_token_leaves_the_address_bar(opened) -> None:
     assert page.text("#status") == "Task LaMP_2M, adapted to you, release toy-7."
     page.go(f"{opened.server.url}/?again")  # the tab keeps its access
     page.wait(f"location.search && {CONNECTED}")
-
-
-def ask(page: Page, text: str) -> None:
-    page.type("#chat-prompt", text)
-    page.press("Enter")
-    page.wait(f"{ANSWERED} && document.querySelector('.message:last-child.model')")
 
 
 def sent_bodies(page: Page, path: str) -> list[dict]:
