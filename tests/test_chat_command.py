@@ -18,11 +18,13 @@ import pytest
 from client.commands import chat
 from client.commands.generate import personal_model
 from client.home import Home
+from client.person import answering
 from client.person.answering import Personal
 from client.person.workspace import Keys, Memory, Workspace
 from proper_model.answering import Sampling, seeded
 from proper_model.errors import ConfigError, DataError
-from proper_model.text import ChatMessage
+from proper_model.text import ChatMessage, Encoder
+from proper_model.text.conversation import NEXT_TURN
 from tests.device_cli import CANARY, Person
 from tests.documents import document
 from tests.serve_process import adapted_person
@@ -189,6 +191,22 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(
     assert [one.text for one in talk.said] == [FIRST, "one"], "what nobody saw was not said"
     with pytest.raises(KeyboardInterrupt):  # nothing is being answered
         ctrl_c(signal.SIGINT, None)
+
+
+def test_only_a_conversation_ends_where_the_chat_template_ends_a_turn(
+    mine: Personal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, Any]] = []
+
+    def streamed(*_: Any, stop: Any, ends: Any, **__: Any) -> Any:
+        seen.append((stop, ends))
+        yield from ()
+
+    monkeypatch.setattr(answering, "stream", streamed)
+    monkeypatch.setattr(Encoder, "turn_end_tokens", (7,))
+    answer(mine, FIRST, stop=["x"])
+    answer(mine, FIRST, "one", SECOND, stop=["x"])
+    assert [(list(stop), ends) for stop, ends in seen] == [(["x"], ()), (["x", NEXT_TURN], (7,))]
 
 
 def test_ctrl_c_before_the_first_word_takes_the_message_back(

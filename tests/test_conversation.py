@@ -83,6 +83,30 @@ def test_a_template_that_takes_no_system_message_gets_it_with_the_first_question
     assert encoder(made).conversation(TALK) == rendered(made, joined)
 
 
+PLAIN = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (CHAT, "<|im_end|>"),
+        (CHAT.replace("<|im_end|>\n", " </s><s>"), "</s>"),
+        (ALTERNATES, "<|im_end|>"),
+        (PLAIN, None),
+        ("{{ raise_exception('one turn') if messages | length > 1 }}" + CHAT, None),
+        (None, None),
+    ],
+)
+def test_an_answer_ends_where_the_template_ends_a_turn(
+    template: str | None, end: str | None
+) -> None:
+    """As transformers has it: the ids between an answer and the next message."""
+    made = tokenizer("bytes")
+    made.chat_template = template
+    expected = () if end is None else (made.convert_tokens_to_ids(end),)
+    assert encoder(made).turn_end_tokens == expected
+
+
 def test_a_system_text_that_the_user_says_too_is_not_taken_for_said() -> None:
     made = tokenizer("bytes", chat=True)
     made.chat_template = SKIPS

@@ -40,17 +40,24 @@ def stream(
     max_new_tokens: int,
     sampling: Sampling | None = None,
     stop: Sequence[str] = (),
+    ends: Sequence[int] = (),
 ) -> Generator[str, None, Ended]:
     """Pieces that join to `encoder.decode` of all tokens, then how it ended.
 
     The answer ends before the first of the `stop` texts, none of them empty, that comes up in it. White
     space before an answer is no part of it: it completes a stop text, such as a line's end and a speaker's
-    name, and is none by itself. The model is attached between two pieces as well; close the generator to let it go.
+    name, and is none by itself. It also ends before one of the tokens `ends`. The model is attached between two pieces as well; close the generator to let it go.
     """
     seen: list[int] = []
     said = ""
     steps = stream_tokens(
-        model, encoder, prompt, make_pass, max_new_tokens=max_new_tokens, sampling=sampling
+        model,
+        encoder,
+        prompt,
+        make_pass,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        ends=ends,
     )
     with closing(steps) as tokens:
         done = False
@@ -106,8 +113,9 @@ def stream_tokens(
     *,
     max_new_tokens: int,
     sampling: Sampling | None = None,
+    ends: Sequence[int] = (),
 ) -> Generator[int, None, bool]:
-    """Token ids after the prompt, without the end of sequence; then whether that was reached."""
+    """Token ids after the prompt, without the end of sequence or one of `ends`; then whether that was reached."""
     steps = decoding_steps(
         model,
         encoder,
@@ -126,7 +134,7 @@ def stream_tokens(
                     hint="adapt again; if it happens without an adapter (--stage 1), the release "
                     "is at fault: tell its publisher",
                 )
-            if token == encoder.eos:
+            if token == encoder.eos or token in ends:
                 return True
             yield token
     return False

@@ -103,6 +103,12 @@ class Encoder:
         return () if self.has_template else (NEXT_TURN,)
 
     @property
+    def turn_end_tokens(self) -> tuple[int, ...]:
+        """Tokens at which an answer in a conversation is over, beside the end of sequence."""
+        end = self._plain.turn_end if self.has_template else None
+        return () if end is None else (end,)
+
+    @property
     def room(self) -> Room:
         """What own items before a question may take."""
         return Room(

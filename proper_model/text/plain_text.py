@@ -13,7 +13,7 @@ from typing import Any
 
 from proper_model.errors import BaseModelError
 from proper_model.text import chat_turn
-from proper_model.text.conversation import ChatMessage, without_system
+from proper_model.text.conversation import ChatMessage, Role, without_system
 
 PROBE = "a"
 # Stands for a text while a chat template is rendered; no tokenizer's token, and not trimmed.
@@ -84,6 +84,21 @@ class PlainText:
         if messages[0].role == "system" and not self._takes_system(messages):
             messages = without_system(messages)
         return self._rendered_ids(messages)
+
+    @cached_property
+    def turn_end(self) -> int | None:
+        """The control token that the chat template writes behind an assistant's message.
+
+        None of a template that writes none. Not always the end of sequence: Gemma's is not, nor is that of a
+        ChatML template over a base whose texts end otherwise.
+        """
+        roles: tuple[Role, ...] = ("user", "assistant", "user")
+        try:
+            frame = self._frame([ChatMessage(role, PROBE) for role in roles])
+        except BaseModelError:
+            return None
+        behind = self.raw(frame[2]) if frame else []
+        return next((number for number in behind if number in self.control), None)
 
     def _takes_system(self, messages: Sequence[ChatMessage]) -> bool:
         # Not the text itself, which may stand elsewhere too, in the user's message for example.
