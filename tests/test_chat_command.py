@@ -18,11 +18,13 @@ import pytest
 from client.commands import chat
 from client.commands.generate import personal_model
 from client.home import Home
+from client.person import answering
 from client.person.answering import Personal
 from client.person.workspace import Keys, Memory, Workspace
 from proper_model.answering import Sampling, seeded
 from proper_model.errors import ConfigError, DataError
-from proper_model.text import ChatMessage
+from proper_model.text import ChatMessage, Encoder
+from proper_model.text.conversation import NEXT_TURN
 from tests.device_cli import CANARY, Person
 from tests.documents import document
 from tests.serve_process import adapted_person
@@ -186,23 +188,84 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(
     assert told.out == "one\n"
     assert "stopped" in told.err
     assert closed == [True]
-    assert [one.text for one in talk.said] == [FIRST, "one two"]
+    assert [one.text for one in talk.said] == [FIRST, "one"], "what nobody saw was not said"
     with pytest.raises(KeyboardInterrupt):  # nothing is being answered
         ctrl_c(signal.SIGINT, None)
 
 
+def test_only_a_conversation_ends_where_the_chat_template_ends_a_turn(
+    mine: Personal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, Any]] = []
+
+    def streamed(*_: Any, stop: Any, ends: Any, **__: Any) -> Any:
+        seen.append((stop, ends))
+        yield from ()
+
+    monkeypatch.setattr(answering, "stream", streamed)
+    monkeypatch.setattr(Encoder, "turn_end_tokens", (7,))
+    answer(mine, FIRST, stop=["x"])
+    answer(mine, FIRST, "one", SECOND, stop=["x"])
+    assert [(list(stop), ends) for stop, ends in seen] == [(["x"], ()), (["x", NEXT_TURN], (7,))]
+
+
+def test_ctrl_c_before_the_first_word_takes_the_message_back(
+    mine: Personal, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    talk, ctrl_c = chat.Talk(mine, "3", None, None, None), chat.CtrlC()
+
+    def answering(*_: Any, **__: Any) -> Any:
+        ctrl_c(signal.SIGINT, None)
+        yield "one"
+
+    monkeypatch.setattr(Personal, "answer", answering)
+    chat._show(talk.answer(FIRST), ctrl_c)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "no part of the conversation" in told.err
+    assert (talk.said, talk.answers) == ([], [])
+
+
+def test_an_empty_answer_is_an_answer_and_no_turn(
+    person: Person, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A program counts on an answer a line."""
+
+    def answering(self: Personal, messages: Any, **_: Any) -> Any:
+        asked.append([one.text for one in messages])
+        yield from [] if messages[-1].text == "nothing" else ["well"]
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(Personal, "answer", answering)
+    for options in ([], ["--json"]):
+        typed(monkeypatch, "one", "nothing", "two")
+        assert person.run("chat", *options) == 0
+        told = capsys.readouterr()
+        assert "said nothing" in told.err
+        if options:
+            answers = document(told.out, "chat")["answers"]
+            assert [one["text"] for one in answers] == ["well", "", "well"]
+        else:
+            assert told.out == "well\n\nwell\n"
+    assert asked == [["one"], ["one", "well", "nothing"], ["one", "well", "two"]] * 2
+
+
 def test_an_answer_that_fails_leaves_the_conversation_as_it_was(mine: Personal) -> None:
     talk = chat.Talk(mine, "3", "a tag", None, None)
-    with pytest.raises(DataError, match="this base reads 128"):
-        "".join(talk.answer("tag " * 200))
-    assert talk.said == []
+    for before in ([], [ChatMessage("user", FIRST), ChatMessage("assistant", "comedy")]):
+        talk.said[:] = before
+        with pytest.raises(DataError, match="this base reads 128"):
+            "".join(talk.answer("tag " * 200))
+        assert talk.said == before
 
 
 def test_at_a_terminal(person: Person, mine: Personal, tmp_path: Path) -> None:
     """A real one: the greeting, a wrong command that ends nothing, an answer, Ctrl-C, Ctrl-D."""
     main, side = pty.openpty()
     command = [sys.executable, "-c", AT_A_TERMINAL, *person.options(), "chat"]
+    # As in most locales: bytes that are no text are an error of Python's.
     home = {**os.environ, "HOME": str(tmp_path), "TERM": "dumb"}
+    home["PYTHONIOENCODING"] = "utf-8:strict"
     files = {"stdin": side, "stdout": side, "stderr": side}
     with subprocess.Popen(
         command, **files, cwd=REPOSITORY, env=home, start_new_session=True
@@ -213,6 +276,8 @@ def test_at_a_terminal(person: Person, mine: Personal, tmp_path: Path) -> None:
             assert "Ctrl-D ends" in heard
             os.write(main, b"/nothing\n")
             assert "no such command" in _until(main, "\n> ")
+            os.write(main, b"no letter \xff\xfe x\n")
+            assert "error: the message is not UTF-8 text" in _until(main, "\n> ")
             os.write(main, FIRST.encode() + b"\n")
             assert answer(mine, FIRST) in _until(main, "\n> ")
             os.write(main, b"half a line\x03")

@@ -101,3 +101,31 @@ def test_a_drawn_answer_is_a_plain_loop_over_the_calibrated_mixture(slot: int) -
         setting.model, words, [prompt], [0], setting.of(slot), max_new_tokens=LIMIT
     )
     assert found != likeliest[0].tolist(), "nothing was drawn"
+
+
+def test_an_answer_ends_before_any_of_the_tokens_that_end_it() -> None:
+    setting, words = Setting(), encoder()
+    words.eos = VOCABULARY + 1  # never drawn
+    prompt = prompts_of(1)[0]
+
+    def made(*ends: int) -> tuple[list[int], bool]:
+        steps = stream_tokens(
+            setting.model,
+            words,
+            prompt,
+            setting.of(0),
+            max_new_tokens=LIMIT,
+            sampling=Sampling(1.3, seeded(3)),
+            ends=ends,
+        )
+        found = []
+        while True:
+            try:
+                found.append(next(steps))
+            except StopIteration as end:
+                return found, end.value
+
+    whole, done = made()
+    assert (len(whole), done) == (LIMIT, False)
+    end = whole[-1]
+    assert made(VOCABULARY + 2, end) == (whole[: whole.index(end)], True)

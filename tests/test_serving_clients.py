@@ -1,4 +1,4 @@
-"""Clients that people use, against a real `proper serve`: OpenAI's in Python and JavaScript, and `llm`.
+"""Clients that people use, against a real `proper serve`: OpenAI's in Python and JavaScript, `llm`, its own page.
 
 The tiny base has no chat template, so conversations are asked in the plain form; that a template is
 followed is in tests/test_conversation.py.
@@ -17,6 +17,8 @@ from typing import Any
 import openai
 import pytest
 import yaml
+from chromium import Browser, Page
+from local_page import CONNECTED, ask
 
 from tests.device_cli import Person
 from tests.serve_process import Serving, adapted_person, environment, serve_process
@@ -142,18 +144,18 @@ def test_a_stop_text_cuts_whole_and_streamed_answers_alike(client: openai.OpenAI
 def test_what_cannot_be_honoured_is_an_error_of_the_client(
     client: openai.OpenAI, fields: dict[str, Any], param: str
 ) -> None:
-    for ask in (whole, streamed):
+    for way in (whole, streamed):
         with pytest.raises(openai.BadRequestError) as error:
-            ask(client, TURNS, **fields)
+            way(client, TURNS, **fields)
         assert error.value.param == param
         assert "prisoner" not in str(error.value)
 
 
 def test_a_conversation_that_is_too_long_says_so(client: openai.OpenAI) -> None:
     long = [*TURNS[:2], said("assistant", "tag " * 200), said("user", "x")]
-    for ask in (whole, streamed):
+    for way in (whole, streamed):
         with pytest.raises(openai.BadRequestError, match="this base reads 128") as error:
-            ask(client, long)
+            way(client, long)
         assert error.value.code == "context_length_exceeded"
         assert error.value.param == "messages"
 
@@ -222,3 +224,59 @@ def test_the_program_llm(client: openai.OpenAI, serving: Serving, tmp_path: Path
     options = [word for name, value in DRAWN.items() for word in ("-o", name, str(value))]
     drawn = asked(*system, "--no-stream", *options, "-o", "seed", "3")
     assert drawn == whole(client, talk, **DRAWN, seed=3)["text"]
+
+
+# --- the local page ------------------------------------------------------------------------------
+
+LONG_S = 300.0  # of an answer on a busy machine
+
+
+def last_answer(page: Page) -> tuple[str, list[str]]:
+    """Its text and what the page says of it."""
+    found = page.run(
+        "(() => { const e = document.querySelector('.message:last-child'); return"
+        " [e.querySelector('.text').textContent, [...e.querySelectorAll('.after')].map(n => n.textContent)]; })()"
+    )
+    return found[0], found[1]
+
+
+def test_the_page_holds_a_conversation(
+    browser: Browser, client: openai.OpenAI, serving: Serving
+) -> None:
+    task = "Asked in the wording of its training."
+    chat = "Asked as a conversation, which is not the wording of its training."
+    page = Page(browser)
+    page.go(f"{serving.base_url.removesuffix('/v1')}/#token={serving.token}")
+    page.wait(CONNECTED, LONG_S)
+    page.click("#chat-more summary")
+    page.click("#chat-together")  # not at first: this task has labels
+
+    talk: list[dict[str, str]] = []
+    for question, wording in ((serving.question, task), ("and a silent cell", chat)):
+        talk.append(said("user", question))
+        ask(page, question, LONG_S)
+        expected = whole(client, talk)
+        text, notes = last_answer(page)
+        assert text == expected["text"]
+        assert notes[-1] == wording
+        assert ("Cut at the length limit." in notes) == (expected["reason"] == "length")
+        talk.append(said("assistant", text))
+
+    page.click("#chat-new")
+    page.type("#chat-system", "answer with a tag")
+    ask(page, talk[0]["content"], LONG_S)
+    alone = whole(client, [said("system", "answer with a tag"), talk[0]])["text"]
+    assert last_answer(page)[0] == alone
+    assert last_answer(page)[1][-1] == chat
+
+    page.type("#chat-temperature", "2")
+    drawn = set()
+    for _ in range(3):  # the likeliest again would be a rare draw
+        page.click("#chat-new")
+        ask(page, talk[0]["content"], LONG_S)
+        assert page.run("document.querySelector('#problem').hidden"), page.text("#problem")
+        drawn.add(last_answer(page)[0])
+    assert len(drawn) > 1
+    ask(page, "tag " * 200, LONG_S)
+    assert "longer than your model reads" in page.text("#problem")
+    page.close()

@@ -160,7 +160,7 @@ WRONG = {
     "temperature": [-1, 3, "a", False, "0"],
     "top_p": [0, 2, -0.5, "1", True],
     "seed": ["7", 1.5, True, 2**63],
-    "stop": ["", [""], ["a", ""], list("abcde"), 3, [3], {"a": 1}],
+    "stop": ["", [""], ["a", ""], list("abcde"), 3, [3], {"a": 1}, ["a", "b" * 501]],
     "n": [2, True],
     "best_of": [3],
     "echo": [True],
@@ -194,6 +194,22 @@ def test_what_would_change_the_answer_is_refused(client, session, field, value) 
     assert session.calls == []
 
 
+@pytest.mark.parametrize("field", ["temperature", "top_p", "seed", "max_tokens", "n", "stop"])
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e309", "[1e309]", "9" * 5000])
+def test_numbers_that_are_none_are_refused(client, session, field, value) -> None:
+    """As bytes: Python writes some of them in its own way, and JSON knows none of them."""
+    body = f'{json.dumps(TEXT)[:-1]}, "{field}": {value}}}'
+    headers = {"content-type": "application/json"}
+    response = client.post("/v1/completions", content=body, headers=headers)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    digits = len(value) > 100  # then the parser itself gives up
+    assert error["param"] == (None if digits else field)
+    assert ("digits" if digits else field) in error["message"]
+    assert "9" not in error["message"]
+    assert session.calls == []
+
+
 def said(role, text):
     return {"role": role, "content": text}
 
@@ -207,6 +223,7 @@ PICTURE = {"type": "image_url", "image_url": {"url": "my secret"}}
     [
         ([], "messages"),
         ("my secret", "messages"),
+        ([HELLO, said("assistant", "my secret")] * 2500 + [HELLO], "messages"),
         (["my secret"], "messages[0]"),
         ([said("assistant", "my secret")], "messages"),
         ([said("system", "my secret")], "messages"),
@@ -239,6 +256,7 @@ def test_a_wrong_conversation_is_refused_by_its_place(client, session, messages,
     [
         ([HELLO], "user:hello"),
         ([said("system", "s"), HELLO], "system:s|user:hello"),
+        ([said("system", ""), HELLO], "user:hello"),
         ([said("developer", "s"), said("system", "t"), HELLO], "system:s\n\nt|user:hello"),
         (
             [HELLO, said("assistant", "a"), said("user", "b")],
@@ -284,6 +302,7 @@ def test_an_answer_comes_back_as_it_was_sent(client, session) -> None:
         ),
         ({"temperature": 0.3, "stop": list("abcd")}, Manner(temperature=0.3, stop=tuple("abcd"))),
         ({"stop": []}, Manner()),
+        ({"stop": "x" * 500}, Manner(stop=("x" * 500,))),
     ],
 )
 @pytest.mark.parametrize(("path", "body"), [("completions", TEXT), ("chat/completions", CHAT)])

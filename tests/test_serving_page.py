@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from chromium import Page
-from local_page import CONNECTED, open_tab
+from local_page import ANSWERED, CONNECTED, ask, open_tab
 from serving import TOKEN, WEIGHTS, FakeSession, Gate, Running, running
 
 from client.serving.app import PAGE_FILES
@@ -20,7 +20,6 @@ from client.serving.tokens import page_address
 from proper_model.errors import DataError
 
 PER_LAYER = ((1, 75, 10), (2, 25, 20), (3, 0, 70))  # WEIGHTS as per cents: group, layer 0, layer 1
-ANSWERED = "document.querySelector('#chat-stop').disabled && document.querySelector('.message')"
 # The server's side of a conversation, within the page: what is asked, and answers with a wording.
 FAKE_STREAM = """
 window.asked = [];
@@ -82,12 +81,6 @@ def test_the_token_leaves_the_address_bar(opened) -> None:
     assert page.text("#status") == "Task LaMP_2M, adapted to you, release toy-7."
     page.go(f"{opened.server.url}/?again")  # the tab keeps its access
     page.wait(f"location.search && {CONNECTED}")
-
-
-def ask(page: Page, text: str) -> None:
-    page.type("#chat-prompt", text)
-    page.press("Enter")
-    page.wait(f"{ANSWERED} && document.querySelector('.message:last-child.model')")
 
 
 def sent_bodies(page: Page, path: str) -> list[dict]:
@@ -168,6 +161,45 @@ def test_a_request_carries_the_whole_conversation_and_only_what_was_set(opened) 
     page.press("Enter")
     page.wait("document.querySelector('#chat-more').open")  # where the field is that is wrong
     assert page.run("asked.length") == 3
+
+
+def test_a_new_chat_amid_an_answer_begins_with_nothing(opened) -> None:
+    page, session = opened.page, opened.session
+    session.gate = gate = Gate()
+    page.click("#chat-more summary")
+    page.click("#chat-together")
+    for told in ("secret question", "other secret"):  # stopped after a word, and before any
+        page.type("#chat-prompt", told)
+        page.press("Enter")
+        page.wait("!document.querySelector('#chat-stop').disabled")
+        if told.startswith("secret"):
+            gate.release()
+            page.wait("document.querySelector('.message.model .text').textContent === '3:'")
+        page.click("#chat-new")
+        page.wait("document.querySelector('#chat-stop').disabled")
+        assert page.run("document.querySelector('#chat-prompt').value") == ""
+        assert page.run("document.querySelectorAll('.message').length") == 0
+    gate.release(20)
+    ask(page, "anew")
+    page.wait("document.querySelector('.message.model .text').textContent === '3: anew'")
+    assert sent_bodies(page, "/v1/chat/completions")[-1]["messages"] == [
+        {"role": "user", "content": "anew"}
+    ]
+
+
+def test_a_browser_keeps_nothing_that_was_typed(opened) -> None:
+    """Not even to fill the fields again after the page was loaded anew, for which browsers use the disk."""
+    page = opened.page
+    assert page.each(
+        "textarea, input:not([type=checkbox])", "e => e.autocomplete || e.form.autocomplete"
+    ) == ["off"] * len(page.each("textarea, input:not([type=checkbox])", "e => 1"))
+    page.type("#chat-prompt", "my secret")
+    page.run("document.querySelector('#chat-system').value = 'my secret'")
+    page.call("Page.reload")
+    page.wait(f"document.querySelector('#chat-prompt')?.value === '' && {CONNECTED}")
+    stored = "JSON.stringify([{...localStorage}, Object.keys(sessionStorage), document.cookie, history.state])"
+    assert page.run(stored) == '[{},["proper-token"],"",null]'
+    assert page.run("document.querySelector('#chat-system').value") == ""
 
 
 def test_what_failed_is_told_and_can_be_sent_again(opened) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from proper_model.answering import streaming
 from proper_model.answering.streaming import UNFINISHED, Ended, stream
+from proper_model.text.conversation import NEXT_TURN
 from proper_model.text.encoding import Encoder
 from tests.test_plain_text import tokenizer
 
@@ -64,8 +65,14 @@ def test_an_answer_ends_before_the_first_stop_text_wherever_pieces_part(
     ids = BYTES.text_ids(text)
     expected, made = text.strip(), len(ids)
     for count in range(len(ids), 0, -1):
-        so_far = BYTES.tokenizer.decode(ids[:count]).lstrip()
-        places = [so_far.find(one) for one in stop if one in so_far]
+        so_far = BYTES.tokenizer.decode(ids[:count])
+        before = len(so_far) - len(so_far.lstrip())  # white space, which alone ends nothing
+        places = [
+            place
+            for one in stop
+            for place in range(len(so_far))
+            if so_far.startswith(one, place) and place + len(one) > before
+        ]
         if places:
             expected, made = so_far[: min(places)].strip(), count
     seen, ended = pieces(ids, stop)
@@ -81,3 +88,12 @@ def test_a_stop_text_over_several_pieces_ends_the_generation_there() -> None:
     assert ended == Ended(True, len(BYTES.text_ids("one END")))
     seen, _ = pieces(BYTES.text_ids("one EN"), ["END"])
     assert "".join(seen) == "one EN", "what only began as a stop text is part of the answer"
+
+
+def test_an_answer_that_begins_as_the_next_turn_is_empty() -> None:
+    ids = BYTES.text_ids(f" {NEXT_TURN} and more")
+    seen, ended = pieces(ids, [NEXT_TURN])
+    assert seen == []
+    assert ended == Ended(True, len(BYTES.text_ids(f" {NEXT_TURN}")))
+    seen, _ = pieces(BYTES.text_ids("\n\none\ntwo"), ["\n"])
+    assert "".join(seen) == "one", "white space before an answer is no part of it"

@@ -44,6 +44,7 @@ WORDED = {
     "chat": "asked as a conversation, which the adapter was not trained on",
 }
 PROMPT = "> "
+NO_TEXT = "the message is not UTF-8 text"
 LEAST_ANSWER = 64  # tokens; for their sake the oldest turns go
 
 System = Annotated[
@@ -159,7 +160,8 @@ class Talk:
         from proper_model.text import ChatMessage
 
         self.said.append(ChatMessage("user", text))
-        pieces: list[str] = []
+        pieces: list[str] = []  # those that whoever reads them has had time to show
+        complete = False
         try:
             self._make_room()
             self._tell_wording()
@@ -171,37 +173,50 @@ class Talk:
             )
             with closing(answering):
                 for piece in answering:
-                    pieces.append(piece)
                     yield piece
+                    pieces.append(piece)
+            complete = True
         finally:
-            if pieces:
-                self.said.append(ChatMessage("assistant", "".join(pieces)))
-                told = {"stage": self.stage, "wording": self.asked_as, "text": "".join(pieces)}
-                self.answers.append(told)
+            said = "".join(pieces)
+            if said:
+                self.said.append(ChatMessage("assistant", said))
             else:  # nothing was answered, so it was never said
                 self.said.pop()
+            if said or complete:
+                self.answers.append({"stage": self.stage, "wording": self.asked_as, "text": said})
 
-    def _messages(self) -> list[ChatMessage]:
+    def _messages(self, first: int = 0) -> list[ChatMessage]:
+        """What the model is asked, without what was said before the `first` message."""
         from proper_model.text import ChatMessage
 
-        first = [] if self.system is None else [ChatMessage("system", self.system)]
-        return first + self.said
+        system = [] if self.system is None else [ChatMessage("system", self.system)]
+        return system + self.said[first:]
 
     def _make_room(self) -> None:
-        """Leave out the oldest turns until the base can read the rest and answer."""
+        """Leave out the oldest turns until the base can read the rest and answer.
+
+        Raises DataError, and leaves none out, where it could not read the last message by itself.
+        """
         from client.person.answering import wording_of
 
-        wanted = min(self.max_tokens or LEAST_ANSWER, self.mine.positions // 2)
-        gone = 0
-        while wording_of(self._messages()) == "chat" and len(self.said) > 1:
-            tokens = len(self.mine.asked_tokens(self._messages(), stage=self.stage))
-            if tokens + wanted <= self.mine.positions:
+        reads = self.mine.positions
+        wanted, gone = min(self.max_tokens or LEAST_ANSWER, reads // 2), 0
+        while wording_of(self._messages(2 * gone)) == "chat":
+            tokens = len(self.mine.asked_tokens(self._messages(2 * gone), stage=self.stage))
+            last = 2 * gone == len(self.said) - 1
+            if last and tokens >= reads:
+                raise DataError(
+                    f"the message has {tokens} tokens with the system text, and this base reads {reads}, "
+                    "its answer included",
+                    hint="a shorter message or system text; what was said before is as it was",
+                )
+            if last or tokens + wanted <= reads:
                 break
-            del self.said[:2]
             gone += 1
         if gone:
+            del self.said[: 2 * gone]
             say(
-                f"this base reads {self.mine.positions} tokens: the oldest {counted(gone, 'turn')} "
+                f"this base reads {reads} tokens: the oldest {counted(gone, 'turn')} "
                 "left out from here on"
             )
 
@@ -220,7 +235,7 @@ class Talk:
 def _take(talk: Talk, line: str, ctrl_c: CtrlC) -> bool:
     """Answer a message or follow a command; whether the conversation goes on."""
     if any("\ud800" <= sign <= "\udfff" for sign in line):
-        raise DataError("the message is not UTF-8 text")  # no tokenizer takes it
+        raise DataError(NO_TEXT)  # no tokenizer takes it
     if not line.startswith("/") or line.startswith("//"):
         _show(talk.answer(line[1:] if line.startswith("//") else line), ctrl_c)
         return True
@@ -295,9 +310,12 @@ def _show(pieces: Generator[str, None, None], ctrl_c: CtrlC) -> None:
             sys.stdout.flush()
     if ctrl_c.pressed:
         sys.stdout.write("\n" * begun)
-        say("stopped; what was said of the answer stays in the conversation")
+        stays = "what was said of the answer stays in the conversation"
+        say(f"stopped; {stays if begun else 'the message is no part of the conversation'}")
     else:
         sys.stdout.write("\n")
+        if not begun:
+            say("the model said nothing; the message is no part of the conversation")
     sys.stdout.flush()
 
 
@@ -323,6 +341,9 @@ def _typed() -> Iterator[str]:
         except KeyboardInterrupt:
             say_as_it_is("\n")
             say("Ctrl-D ends")
+            continue
+        except UnicodeDecodeError:  # in locales where Python does not stand in for such bytes
+            say_error(DataError(NO_TEXT))
             continue
         if line.strip():
             yield line.strip()

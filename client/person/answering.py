@@ -194,7 +194,8 @@ class Personal:
         """
         prompt = self.asked_tokens(messages, stage=stage)
         if wording_of(messages) == "task":
-            limit, ends = self.answer_limit(messages[-1].text, max_tokens), tuple(stop)
+            limit = self.answer_limit(messages[-1].text, max_tokens)
+            ends: tuple[int, ...] = ()
         else:
             room = self.positions - len(prompt)
             if room < 1:
@@ -204,7 +205,8 @@ class Personal:
                     hint="begin anew, or leave the oldest messages out",
                 )
             limit = min(room, max_tokens or CHAT_TOKENS)
-            ends = (*stop, *self.encoder.turn_ends)
+            stop = (*stop, *self.encoder.turn_ends)
+            ends = self.encoder.turn_end_tokens
         return stream(
             self.model,
             self.encoder,
@@ -212,7 +214,8 @@ class Personal:
             self._answering.mixture(self.arm(stage), [self.private], [self.trained_items]),
             max_new_tokens=limit,
             sampling=sampling,
-            stop=ends,
+            stop=stop,
+            ends=ends,
         )
 
     def asked_tokens(self, messages: Sequence[ChatMessage], *, stage: str) -> list[int]:

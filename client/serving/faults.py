@@ -96,7 +96,10 @@ def parse_body(model: type[_Model], data: bytes) -> _Model:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     if first["type"] == "json_invalid":
-        raise RequestError(400, "the body is not JSON in UTF-8, or is nested too deeply")
+        raise RequestError(
+            400,
+            "the body is not JSON in UTF-8, is nested too deeply, or has a number of thousands of digits",
+        )
     name, *rest = first["loc"] or (None,)
     if name not in model.model_fields:
         name = None

@@ -47,6 +47,8 @@ WITHOUT_EFFECT = frozenset(
     | {"safety_identifier", "service_tier"}
 )
 MOST_STOPS = 4
+MOST_STOP_LETTERS = 500  # each is looked for after every token
+MOST_MESSAGES = 5000
 # OpenAI's newer name for the same.
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -144,10 +146,11 @@ class _Request(BaseModel):
         if stops is not None and not (
             isinstance(stops, list)
             and len(stops) <= MOST_STOPS
-            and all(isinstance(one, str) and one for one in stops)
+            and all(isinstance(one, str) and 0 < len(one) <= MOST_STOP_LETTERS for one in stops)
         ):
             raise ValueError(
-                f"expected a text, or a list of at most {MOST_STOPS}, none of them empty"
+                f"expected a text, or a list of at most {MOST_STOPS}, each of 1 to "
+                f"{MOST_STOP_LETTERS} characters"
             )
         return None if stops is None else tuple(stops)
 
@@ -157,7 +160,7 @@ class CompletionRequest(_Request):
 
 
 class ChatRequest(_Request):
-    messages: Annotated[list[SentMessage], Field(min_length=1)]
+    messages: Annotated[list[SentMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 
 

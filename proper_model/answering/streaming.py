@@ -40,16 +40,24 @@ def stream(
     max_new_tokens: int,
     sampling: Sampling | None = None,
     stop: Sequence[str] = (),
+    ends: Sequence[int] = (),
 ) -> Generator[str, None, Ended]:
     """Pieces that join to `encoder.decode` of all tokens, then how it ended.
 
-    The answer ends before the first of the `stop` texts, none of them empty, that comes up in it; white
-    space before an answer is no part of it. The model is attached between two pieces as well; close the generator to let it go.
+    The answer ends before the first of the `stop` texts, none of them empty, that comes up in it. White
+    space before an answer is no part of it: it completes a stop text, such as a line's end and a speaker's
+    name, and is none by itself. It also ends before one of the tokens `ends`. The model is attached between two pieces as well; close the generator to let it go.
     """
     seen: list[int] = []
     said = ""
     steps = stream_tokens(
-        model, encoder, prompt, make_pass, max_new_tokens=max_new_tokens, sampling=sampling
+        model,
+        encoder,
+        prompt,
+        make_pass,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        ends=ends,
     )
     with closing(steps) as tokens:
         done = False
@@ -60,7 +68,8 @@ def stream(
                 done = bool(end.value)
                 break
             written = encoder.written(seen)
-            cut = _first(stop, written)
+            lead = len(written) - len(written.lstrip())
+            cut = _first(stop, written, lead)
             if cut < len(written):
                 return (yield from _rest(said, written[:cut].strip(), Ended(True, len(seen))))
             text = written[: len(written) - _begun(stop, written)].strip()
@@ -77,9 +86,10 @@ def _rest(said: str, text: str, ended: Ended) -> Generator[str, None, Ended]:
     return ended
 
 
-def _first(stop: Sequence[str], text: str) -> int:
-    """Where the first of the stop texts begins, or the text's length."""
-    return min((place for one in stop if (place := text.find(one)) >= 0), default=len(text))
+def _first(stop: Sequence[str], text: str, lead: int) -> int:
+    """Where the first of the stop texts that ends behind the first `lead` letters begins, or the text's length."""
+    places = (text.find(one, max(0, lead - len(one) + 1)) for one in stop)
+    return min((place for place in places if place >= 0), default=len(text))
 
 
 def _begun(stop: Sequence[str], text: str) -> int:
@@ -103,8 +113,9 @@ def stream_tokens(
     *,
     max_new_tokens: int,
     sampling: Sampling | None = None,
+    ends: Sequence[int] = (),
 ) -> Generator[int, None, bool]:
-    """Token ids after the prompt, without the end of sequence; then whether that was reached."""
+    """Token ids after the prompt, without the end of sequence or one of `ends`; then whether that was reached."""
     steps = decoding_steps(
         model,
         encoder,
@@ -123,7 +134,7 @@ def stream_tokens(
                     hint="adapt again; if it happens without an adapter (--stage 1), the release "
                     "is at fault: tell its publisher",
                 )
-            if token == encoder.eos:
+            if token == encoder.eos or token in ends:
                 return True
             yield token
     return False

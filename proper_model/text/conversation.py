@@ -6,6 +6,7 @@ all of them take is at most one system message, first, and then user and assista
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,7 @@ PARAGRAPH = "\n\n"
 # How a base without a chat template is asked; an answer ends where it goes on as the user.
 SPEAKERS: dict[Role, str] = {"user": "User:", "assistant": "Assistant:"}
 NEXT_TURN = f"\n{SPEAKERS['user']}"
+_LIKE_A_TURN = re.compile(rf"(?:\A|(?<=[\n\r]))(?={'|'.join(SPEAKERS.values())})")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ def in_order(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
 
     System messages before the first user's are joined to one; a later one is put before the text of
     the user's message that follows. Neighbours of one role are joined. A blank line stands between.
+    A system message without text is none.
 
     Raises ConfigError unless the first message that is not the system's, and the last one, are the user's.
     """
@@ -43,6 +46,8 @@ def in_order(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
     found: list[ChatMessage] = []
     said = False  # whether the user has
     for message in messages:
+        if message.role == "system" and not message.text.strip():
+            continue
         said = said or message.role == "user"
         role = "user" if message.role == "system" and said else message.role
         if found and found[-1].role == role:
@@ -63,12 +68,12 @@ def without_system(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
 def plain_form(messages: Sequence[ChatMessage]) -> str:
     """The conversation for a base without a chat template, up to where the answer begins.
 
-    The system's text and a blank line; then a line `User: ...` or `Assistant: ...` a message.
+    The system's text and a blank line; then a line `User: ...` or `Assistant: ...` a message. A line
+    within a message that begins like one of these is indented: no text can pretend to be a turn.
     """
-    lines = [
-        message.text + "\n"
-        if message.role == "system"
-        else f"{SPEAKERS[message.role]} {message.text}"
-        for message in messages
-    ]
+    lines = []
+    for message in messages:
+        text = _LIKE_A_TURN.sub(" ", message.text)
+        spoken = f"{SPEAKERS[message.role]} {text}" if message.role in SPEAKERS else text + "\n"
+        lines.append(spoken)
     return "\n".join([*lines, SPEAKERS["assistant"]])

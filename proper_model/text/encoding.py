@@ -92,13 +92,21 @@ class Encoder:
         a template that fails on it.
         """
         if self.has_template:
-            return self._plain.conversation_ids(messages)
-        return self._plain.before + self._plain.ids(plain_form(messages))
+            found = self._plain.conversation_ids(messages)
+        else:
+            found = self._plain.before + self._plain.ids(plain_form(messages))
+        return found or [self.eos]  # as of a prompt
 
     @property
     def turn_ends(self) -> tuple[str, ...]:
         """Texts at which an answer in a conversation is over, beside the end of sequence."""
         return () if self.has_template else (NEXT_TURN,)
+
+    @property
+    def turn_end_tokens(self) -> tuple[int, ...]:
+        """Tokens at which an answer in a conversation is over, beside the end of sequence."""
+        end = self._plain.turn_end if self.has_template else None
+        return () if end is None else (end,)
 
     @property
     def room(self) -> Room:
@@ -127,8 +135,8 @@ class Encoder:
         return self.written(tokens).strip()
 
     def written(self, tokens: Sequence[int]) -> str:
-        """As `decode`, with the white space behind the text that more of it may follow."""
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).lstrip()
+        """As `decode`, with the white space around the text, behind which more of it may follow."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _cut(self, prompt: list[int], lines: str) -> list[int]:
         more = self.retrieval_tokens if lines else 0

@@ -13,7 +13,7 @@ from typing import Any
 
 from proper_model.errors import BaseModelError
 from proper_model.text import chat_turn
-from proper_model.text.conversation import ChatMessage, without_system
+from proper_model.text.conversation import ChatMessage, Role, without_system
 
 PROBE = "a"
 # Stands for a text while a chat template is rendered; no tokenizer's token, and not trimmed.
@@ -85,9 +85,27 @@ class PlainText:
             messages = without_system(messages)
         return self._rendered_ids(messages)
 
-    def _takes_system(self, messages: Sequence[ChatMessage]) -> bool:
+    @cached_property
+    def turn_end(self) -> int | None:
+        """The control token that the chat template writes behind an assistant's message.
+
+        None of a template that writes none. Not always the end of sequence: Gemma's is not, nor is that of a
+        ChatML template over a base whose texts end otherwise.
+        """
+        roles: tuple[Role, ...] = ("user", "assistant", "user")
         try:
-            return messages[0].text.strip() in chat_turn.rendered(self.tokenizer, messages)
+            frame = self._frame([ChatMessage(role, PROBE) for role in roles])
+        except BaseModelError:
+            return None
+        behind = self.raw(frame[2]) if frame else []
+        return next((number for number in behind if number in self.control), None)
+
+    def _takes_system(self, messages: Sequence[ChatMessage]) -> bool:
+        # Not the text itself, which may stand elsewhere too, in the user's message for example.
+        place = _PLACE.format("")
+        tried = [ChatMessage("system", place), *messages[1:]]
+        try:
+            return place in chat_turn.rendered(self.tokenizer, tried)
         except BaseModelError:
             return False
 
@@ -96,20 +114,31 @@ class PlainText:
         texts = [message.text for message in messages]
         if all(map(self.is_free, texts)):
             return self.raw(asked)
-        frame = self._frame(messages)
-        for written in (texts, [text.strip() for text in texts]):  # templates may trim
-            if frame and asked == frame[0] + "".join(
-                text + behind for text, behind in zip(written, frame[1:], strict=True)
-            ):
-                found = self.raw(frame[0])
-                for text, behind in zip(written, frame[1:], strict=True):
-                    found += self._spelled(text) + self.raw(behind)
-                return found
+        found = self._framed_ids(asked, texts, self._frame(messages))
+        if found is not None:
+            return found
         return self.raw(
             chat_turn.rendered(
                 self.tokenizer, [ChatMessage(one.role, self._broken(one.text)) for one in messages]
             )
         )
+
+    def _framed_ids(
+        self, asked: str, texts: Sequence[str], frame: Sequence[str]
+    ) -> list[int] | None:
+        """The ids of a rendered conversation, its texts spelled; None if it is not texts in that frame."""
+        if not frame or not asked.startswith(frame[0]):
+            return None
+        found, place = self.raw(frame[0]), len(frame[0])
+        for text, behind in zip(texts, frame[1:], strict=True):
+            for written in (text, text.strip()):  # templates may trim, some of them not every role
+                if asked.startswith(written + behind, place):
+                    break
+            else:
+                return None
+            found += self._spelled(written) + self.raw(behind)
+            place += len(written) + len(behind)
+        return found if place == len(asked) else None
 
     def _frame(self, messages: Sequence[ChatMessage]) -> list[str]:
         """What the template writes before, between and behind the messages' texts.

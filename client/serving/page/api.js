@@ -12,6 +12,14 @@ export function takeToken() {
   }
 }
 
+// What the page can say better than the server, which knows of no page; by OpenAI's code of the error.
+const SAID_HERE = {
+  context_length_exceeded:
+    "This conversation is longer than your model reads. Begin a new chat, or do not send earlier messages along (Options).",
+};
+
+const refusal = (told, otherwise) => new Error(SAID_HERE[told?.code] ?? told?.message ?? otherwise);
+
 /** fetch with the token; throws Error with the server's message for anything but success. */
 async function ask(path, body, signal) {
   const headers = { Authorization: `Bearer ${sessionStorage.getItem(KEY) ?? ""}` };
@@ -34,7 +42,7 @@ async function ask(path, body, signal) {
     throw new Error("This page has no valid token. Open the address that proper serve printed.");
   }
   const told = await response.json().catch(() => null);
-  throw new Error(told?.error?.message ?? `The server answered ${response.status}.`);
+  throw refusal(told?.error, `The server answered ${response.status}.`);
 }
 
 /** JSON of a GET, or of a POST if there is a body. */
@@ -56,7 +64,7 @@ export async function events(path, body, signal, onEvent) {
       const data = part.replace(/^data: /, "");
       if (data === "[DONE]") return;
       const event = JSON.parse(data);
-      if (event.error) throw new Error(event.error.message);
+      if (event.error) throw refusal(event.error);
       onEvent(event);
     }
   }

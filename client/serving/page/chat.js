@@ -1,6 +1,6 @@
 // The tab Chat: a conversation whose answers appear as they are made.
 
-import { STAGES, byId, element, events, fill, stoppable, writing } from "./api.js";
+import { STAGES, byId, element, events, fill, problem, stoppable, writing } from "./api.js";
 
 const WORDINGS = {
   task: "Asked in the wording of its training.",
@@ -47,6 +47,7 @@ async function send(event) {
   const model = byId("chat-model").value;
   if (!prompt.trim()) return;
   const request = requestOf(model, prompt);
+  const talk = turns; // a new chat may begin before the answer ends
   asked().value = "";
   message("You", "user").body.textContent = prompt;
   const answer = message(`${STAGES[models[model]]} (${model})`, "model");
@@ -65,6 +66,7 @@ async function send(event) {
   await writing(byId("chat-log"), async () => {
     const complete = await stoppable(byId("chat-form"), byId("chat-stop"), work);
     answer.body.classList.remove("waiting");
+    if (talk !== turns) return;
     end(answer, prompt, complete);
     if (WORDINGS[wording]) answer.note(WORDINGS[wording]);
   });
@@ -85,6 +87,7 @@ function end({ body, note }, prompt, complete) {
 
 function begin() {
   turns = [];
+  problem("");
   byId("chat-log").replaceChildren();
   byId("chat-empty").hidden = false;
   asked().focus();
