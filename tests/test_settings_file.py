@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import click
 import pytest
@@ -15,6 +16,7 @@ from typer.main import get_command
 
 from client.cli import app, run_cli
 from client.settings.file import read_settings, set_value, unset
+from client.settings.model import Settings
 from client.settings.names import KEYS, SETTINGS
 from client.settings.sources import Source, settled
 from client.terminal.session import Session
@@ -279,6 +281,17 @@ def test_a_setting_goes_by_its_options_name_too(name: str, file: Path) -> None:
     assert read_settings(file) == {"max_memory": 4.0}
     assert run_cli(["config", "unset", name]) == 0
     assert read_settings(file) == {}
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if SETTINGS[name].choices])
+def test_what_is_completed_is_taken_and_nothing_else(name: str, file: Path) -> None:
+    """The list for completion is the one of the type, and what errors name."""
+    for choice in SETTINGS[name].choices:
+        set_value(file, name, choice)
+        assert choice in SETTINGS[name].expected
+    kind = Settings.model_fields[name].annotation
+    allowed = [get_args(one) or ("true", "false") for one in get_args(kind) if one is not NoneType]
+    assert [SETTINGS[name].choices] == allowed
 
 
 def test_a_switch_is_told_as_it_is_typed(file: Path, capsys: Any) -> None:

@@ -114,7 +114,13 @@ def set_(
     context: typer.Context,
     name: Name,
     value: Annotated[
-        str, typer.Argument(metavar="VALUE", help="What it shall be.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="VALUE",
+            help="What it shall be.",
+            autocompletion=completing.value,
+            show_default=False,
+        ),
     ],
 ) -> dict[str, Any]:
     """Write a default into the file; remarks that stand in it stay."""

@@ -126,7 +126,7 @@ DateOrder = Annotated[
     str | None,
     typer.Option(
         "--date-order",
-        autocompletion=completing.one_of("dmy", "mdy"),
+        autocompletion=completing.one_of(*SETTINGS["date_order"].choices),
         metavar="ORDER",
         envvar=SETTINGS["date_order"].variable,
         help="dmy or mdy, for dates such as 03/04/2024.",
@@ -171,7 +171,7 @@ BaseWeights = Annotated[
     str | None,
     typer.Option(
         "--base-weights",
-        autocompletion=completing.one_of("full", "8bit", "4bit"),
+        autocompletion=completing.one_of(*SETTINGS["base_weights"].choices),
         envvar=SETTINGS["base_weights"].variable,
         help="full, 8bit or 4bit: how the frozen base is held. (default: as when you adapted)",
     ),
