@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from click.core import ParameterSource
 
 from client.commands import (
     adapt,
@@ -76,11 +75,7 @@ def before(
         "unlock": None if unlock is None else unlock.value,
         "threads": threads,
     }
-    flags = {
-        name: value
-        for name, value in given.items()
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
+    flags = {name: value for name, value in given.items() if value is not None}
     settle(context, session, config_file, flags)
 
 

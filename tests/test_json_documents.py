@@ -14,6 +14,9 @@ from typer.main import get_command
 
 from client.cli import app, run_cli
 from client.commands.documents import DOCUMENTS, schema
+from client.terminal.document import print_document
+from client.terminal.session import Session
+from proper_model.storage.documents import parse_json
 from tests.device_cli import CANARY, PASSPHRASE, Person, publish_release, quick_release, write_jsonl
 from tests.documents import SCHEMA, committed, document, error_document
 from tests.releases import small_users
@@ -165,6 +168,9 @@ def test_text_of_a_person_stands_only_where_it_is_asked_for(
         (["bundle", "verify", "--json"], 44, "NotInstalledError"),
         (["forget", "--json"], 11, "ConfigError"),
         (["config", "set", "no_such", "1", "--json"], 11, "ConfigError"),
+        (["config", "--json", "path"], 11, "ConfigError"),
+        (["--json", "path"], 2, "UsageError"),
+        (["bundle", "--json", "list"], 2, "UsageError"),
     ],
 )
 def test_an_error_is_a_document_too(
@@ -198,6 +204,35 @@ def test_so_are_ctrl_c_and_a_bug(
     found = error_document(shown.out)
     assert (found["command"], found["error"]["kind"]) == ("path", kind)
     assert "zqsecret" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize("words", [["--json", "path"], ["config", "--json", "path"]])
+def test_json_before_the_last_word_is_told_where_it_goes(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(words) in (2, 11)
+    told = error_document(capsys.readouterr().out)["error"]
+    assert (
+        told["message"] == "--json stands before the last word of the command, expected behind it"
+    )
+
+
+def test_what_is_no_number_is_null(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JSON has neither NaN nor infinity, which Python writes and other programs refuse."""
+    session = Session()
+    monkeypatch.setattr("client.terminal.document.session_of", lambda: session)
+    print_document("x", {"a": float("nan"), "b": [{"c": (float("-inf"), 0.5)}], "d": True, "e": 1})
+    found = parse_json(capsys.readouterr().out)  # takes no constants
+    assert found == {
+        "schema": 1,
+        "command": "x",
+        "a": None,
+        "b": [{"c": [None, 0.5]}],
+        "d": True,
+        "e": 1,
+    }
 
 
 def test_an_error_without_json_prints_no_document(capsys: pytest.CaptureFixture[str]) -> None:

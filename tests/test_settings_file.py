@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import click
 import pytest
@@ -15,6 +16,7 @@ from typer.main import get_command
 
 from client.cli import app, run_cli
 from client.settings.file import read_settings, set_value, unset
+from client.settings.model import Settings
 from client.settings.names import KEYS, SETTINGS
 from client.settings.sources import Source, settled
 from client.terminal.session import Session
@@ -143,6 +145,8 @@ def test_each_value_is_of_the_strongest_that_says_it(
         ("threads = 1.5\n", "threads: expected a whole number", "unset threads"),
         ("recompute = 1\n", "recompute: expected true or false", "unset recompute"),
         ('home = "here"\n', "home: expected a folder, as a whole path", "set home"),
+        ('home = "~nobody-of-that-name/x"\n', "home: expected a folder", "unset home"),
+        ('home = "/a\\u0000b"\n', "home: expected a folder", "unset home"),
         ('passphrase = "zqsecret"\n', "a secret is never kept", "passphrase_file FILE"),
         ('Password = "zqsecret"\n', "a secret is never kept", "passphrase_file FILE"),
         ('passphrase_file = "zqsecret word"\n', "passphrase_file: expected a file", "unset"),
@@ -178,6 +182,7 @@ def test_a_wrong_file_is_refused_before_anything_else(
     findings = json.loads(capsys.readouterr().out)["findings"]
     assert (findings[0]["name"], findings[0]["ok"]) == ("settings", False)
     assert message in findings[0]["told"]
+    assert str(file) not in findings[0]["told"]  # it may be sent along with a question
     assert "zqsecret" not in json.dumps(findings)
 
 
@@ -199,12 +204,32 @@ def test_a_named_file_must_be_there(tmp_path: Path, monkeypatch: Any, capsys: An
     assert str(other) in capsys.readouterr().out
 
 
-def test_a_variable_that_says_nonsense_is_named(monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setenv("PROPER_MAX_MEMORY", "zqmuch")
+def test_a_name_that_cannot_be_a_file_is_no_internal_error(
+    monkeypatch: Any, tmp_path: Path, capsys: Any
+) -> None:
+    assert run_cli(["--config", str(tmp_path / ("x" * 300)), "path"]) == 20
+    monkeypatch.setenv("PROPER_CONFIG", "~nobody-of-that-name/x")
     assert run_cli(["path"]) == 11
-    told = capsys.readouterr().err
-    assert "PROPER_MAX_MEMORY: max_memory: expected a number of GiB" in told
-    assert "zqmuch" not in told
+    assert "no home folder is known" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_variable_that_says_nonsense_is_named(
+    name: str, file: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    """Also of options before the command; what shows and mends works, and shows all the rest."""
+    write(file, "max_items = 5\n" if name != "max_items" else "threads = 5\n")
+    monkeypatch.setenv(SETTINGS[name].variable, "~zqmuch/x")
+    assert run_cli(["path"]) == 11
+    error, hint = capsys.readouterr().err.splitlines()
+    assert f"{SETTINGS[name].variable}: {name}: expected {SETTINGS[name].expected}" in error
+    assert f"the variable {SETTINGS[name].variable}" in hint
+    assert run_cli(["config", "--json"]) == 11
+    shown = capsys.readouterr()
+    assert {one["source"] for one in json.loads(shown.out)["settings"]} == {"file", "default"}
+    assert "zqmuch" not in error + hint + shown.out + shown.err
+    assert run_cli(["config", "set", "lenient", "yes"]) == 0
+    assert run_cli(["config", "set", "--help"]) == 0
 
 
 def test_setting_keeps_remarks_and_is_for_the_owner_alone(file: Path) -> None:
@@ -235,6 +260,10 @@ def test_a_link_to_the_file_stays_one(file: Path, tmp_path: Path) -> None:
         ("passphrase", "zqsecret", "never kept"),
         ("passphrase_file", "zqsecret", "there is no such file"),
         ("unlock", "ask", "key_file and unlock"),
+        ("max_memory", "-1", "expected a number of GiB above 0"),
+        ("home", "", "home: expected a folder"),
+        ("home", "~nobody-of-that-name/x", "home: expected a folder"),
+        ("home", "/\udcff", "not UTF-8"),
     ],
 )
 def test_what_is_refused_changes_nothing(file: Path, name: str, value: str, message: str) -> None:
@@ -242,7 +271,32 @@ def test_what_is_refused_changes_nothing(file: Path, name: str, value: str, mess
     with pytest.raises(ConfigError, match=message) as caught:
         set_value(file, name, value)
     assert "zqsecret" not in f"{caught.value.message} {caught.value.hint}"
+    assert run_cli(["config", "set", name, value]) == 11
     assert file.read_text() == 'key_file = "/k"\n'
+
+
+@pytest.mark.parametrize("name", ["max_memory", "max-memory", "--max-memory"])
+def test_a_setting_goes_by_its_options_name_too(name: str, file: Path) -> None:
+    assert run_cli(["config", "set", name, "4"]) == 0
+    assert read_settings(file) == {"max_memory": 4.0}
+    assert run_cli(["config", "unset", name]) == 0
+    assert read_settings(file) == {}
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if SETTINGS[name].choices])
+def test_what_is_completed_is_taken_and_nothing_else(name: str, file: Path) -> None:
+    """The list for completion is the one of the type, and what errors name."""
+    for choice in SETTINGS[name].choices:
+        set_value(file, name, choice)
+        assert choice in SETTINGS[name].expected
+    kind = Settings.model_fields[name].annotation
+    allowed = [get_args(one) or ("true", "false") for one in get_args(kind) if one is not NoneType]
+    assert [SETTINGS[name].choices] == allowed
+
+
+def test_a_switch_is_told_as_it_is_typed(file: Path, capsys: Any) -> None:
+    assert run_cli(["config", "set", "recompute", "yes"]) == 0
+    assert capsys.readouterr().out.startswith("recompute is true from now on")
 
 
 def test_a_faulty_line_can_be_taken_out(file: Path) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import click
+
+from client.settings.names import SETTINGS
+
 Completer = Callable[[str], list[str]]
 
 
@@ -37,9 +41,13 @@ def profile(incomplete: str) -> list[str]:
 
 def setting(incomplete: str) -> list[str]:
     """Names of settings."""
-    from client.settings.names import SETTINGS
-
     return _beginning(incomplete, SETTINGS)
+
+
+def value(context: click.Context, incomplete: str) -> list[str]:
+    """What the setting that stands before may be, where that is a short list."""
+    named = SETTINGS.get(context.params.get("name") or "")
+    return [] if named is None else _beginning(incomplete, named.choices)
 
 
 def _beginning(incomplete: str, choices: Iterable[str]) -> list[str]:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from client.commands import completing
 from client.commands import options as o
 from client.settings import names
+from client.settings.file import is_there, set_value
+from client.settings.file import unset as remove
+from client.settings.sources import Source, Value
 from client.terminal.console import print_line, print_table, say
 from client.terminal.document import gives
 from client.terminal.session import Session
 from client.terminal.tables import Table
 from client.terminal.terminal_text import harmless
-
-if TYPE_CHECKING:
-    from client.settings.sources import Value
+from proper_model.errors import ConfigError
 
 app = typer.Typer(
     help="Show settings and where they come from; set defaults of options.",
@@ -46,6 +47,11 @@ def config(context: typer.Context, as_json: o.AsJson = False) -> None:
     """
     if context.invoked_subcommand is None:
         show(context, as_json=as_json)
+    elif as_json:
+        raise ConfigError(
+            "--json stands before the last word of the command, expected behind it",
+            hint=f"proper config {context.invoked_subcommand} ... --json",
+        )
 
 
 @gives("config")
@@ -85,39 +91,50 @@ def shown_settings(session: Session) -> dict[str, Any]:
 def _cell(name: str, one: Value) -> str:
     if one.value is None:
         return f"({names.SETTINGS[name].default})"
-    return harmless(str(one.value).lower() if isinstance(one.value, bool) else str(one.value))
+    return _said(one.value)
+
+
+def _said(value: Any) -> str:
+    """A value as it is typed."""
+    return harmless(str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def _where(name: str, one: Value) -> str:
     setting = names.SETTINGS[name]
-    return setting.variable if one.source == "environment" else setting.option
+    return setting.variable if one.source is Source.ENVIRONMENT else setting.option
 
 
-@app.command("set")
+# An option's name, and a number below zero, look like options: they are told apart by what is set.
+AS_TYPED = {"ignore_unknown_options": True}
+
+
+@app.command("set", context_settings=AS_TYPED)
 @gives("config set")
 def set_(
     context: typer.Context,
     name: Name,
     value: Annotated[
-        str, typer.Argument(metavar="VALUE", help="What it shall be.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="VALUE",
+            help="What it shall be.",
+            autocompletion=completing.value,
+            show_default=False,
+        ),
     ],
 ) -> dict[str, Any]:
     """Write a default into the file; remarks that stand in it stay."""
-    from client.settings.file import set_value
-
     path = context.ensure_object(Session).settings_file
     name, stored = set_value(path, name, value)
     shown = str(stored) if isinstance(stored, Path) else stored
-    print_line(f"{name} is {harmless(str(shown))} from now on, where nothing else is said.")
+    print_line(f"{name} is {_said(stored)} from now on, where nothing else is said.")
     return {"file": str(path), "name": name, "value": shown}
 
 
-@app.command()
+@app.command(context_settings=AS_TYPED)
 @gives("config unset")
 def unset(context: typer.Context, name: Name) -> dict[str, Any]:
     """Take a default out of the file, or a line that is no setting."""
-    from client.settings.file import unset as remove
-
     path = context.ensure_object(Session).settings_file
     changed = remove(path, name)
     print_line("It is set no longer." if changed else "It was not set.")
@@ -130,4 +147,4 @@ def path(context: typer.Context) -> dict[str, Any]:
     """Print the place of the file, whether it is there or not."""
     place = context.ensure_object(Session).settings_file
     print_line(str(place))
-    return {"file": str(place), "there": place.exists()}
+    return {"file": str(place), "there": is_there(place)}

@@ -67,6 +67,8 @@ def _settings(session: Session) -> Iterator[Finding]:
     """The file of settings, and what variables say."""
     if session.fault is not None:
         told = "; ".join(filter(None, (session.fault.message, session.fault.hint)))
+        # A path may hold the person's name.
+        told = told.replace(str(session.settings_file), "the file of settings")
         yield Finding("settings", ok=False, told=told)
         return
     there = session.settings_file.exists()

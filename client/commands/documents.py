@@ -202,15 +202,19 @@ class ForgetAll(Document):
 
 
 class Gain(Part):
-    delta: float = Field(description="the highest stage minus stage 1")
-    p: float = Field(description="how likely chance alone gives as much")
+    delta: float | None = Field(
+        description="the highest stage minus stage 1; null: some loss is no number"
+    )
+    p: float | None = Field(description="how likely chance alone gives as much; null: as above")
 
 
 class Evaluate(Document):
     task: str
     trained: int
     tested: int
-    scores: dict[str, dict[str, float]] = Field(description="by stage, then metric")
+    scores: dict[str, dict[str, float | None]] = Field(
+        description="by stage, then metric; null: no number, such as an endless loss"
+    )
     gains: dict[str, Gain]
     verdict: str
     warnings: list[str]

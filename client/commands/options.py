@@ -26,6 +26,11 @@ class Unlock(StrEnum):
     ASK = "ask"
 
 
+def _or_variable(name: str, about: str) -> str:
+    """The help of an option whose variable is read by `settle`: click would refuse a wrong one too early."""
+    return f"{about} (variable: {SETTINGS[name].variable})"
+
+
 # What stands before every command.
 ConfigFile = Annotated[
     Path | None,
@@ -33,30 +38,26 @@ ConfigFile = Annotated[
 ]
 HomeFolder = Annotated[
     Path | None,
-    typer.Option(
-        "--home", envvar=SETTINGS["home"].variable, help="Folder for everything that is kept."
-    ),
+    typer.Option("--home", help=_or_variable("home", "Folder for everything that is kept.")),
 ]
 PassphraseFile = Annotated[
     Path | None,
     typer.Option(
         "--passphrase-file",
-        envvar=SETTINGS["passphrase_file"].variable,
-        help="A file whose first line is the passphrase, instead of asking.",
+        help=_or_variable(
+            "passphrase_file", "A file whose first line is the passphrase, instead of asking."
+        ),
     ),
 ]
 KeyFile = Annotated[
     Path | None,
-    typer.Option(
-        "--key-file", envvar=SETTINGS["key_file"].variable, help="A key file of the vault."
-    ),
+    typer.Option("--key-file", help=_or_variable("key_file", "A key file of the vault.")),
 ]
 UnlockBy = Annotated[
     Unlock | None,
     typer.Option(
         "--unlock",
-        envvar=SETTINGS["unlock"].variable,
-        help="Where the key comes from without a file. (default: auto)",
+        help=_or_variable("unlock", "Where the key comes from without a file. (default: auto)"),
     ),
 ]
 Threads = Annotated[
@@ -65,8 +66,7 @@ Threads = Annotated[
         "--threads",
         min=1,
         max=1024,
-        envvar=SETTINGS["threads"].variable,
-        help="How many threads compute. (default: as many as help)",
+        help=_or_variable("threads", "How many threads compute. (default: as many as help)"),
     ),
 ]
 
@@ -126,7 +126,7 @@ DateOrder = Annotated[
     str | None,
     typer.Option(
         "--date-order",
-        autocompletion=completing.one_of("dmy", "mdy"),
+        autocompletion=completing.one_of(*SETTINGS["date_order"].choices),
         metavar="ORDER",
         envvar=SETTINGS["date_order"].variable,
         help="dmy or mdy, for dates such as 03/04/2024.",
@@ -171,7 +171,7 @@ BaseWeights = Annotated[
     str | None,
     typer.Option(
         "--base-weights",
-        autocompletion=completing.one_of("full", "8bit", "4bit"),
+        autocompletion=completing.one_of(*SETTINGS["base_weights"].choices),
         envvar=SETTINGS["base_weights"].variable,
         help="full, 8bit or 4bit: how the frozen base is held. (default: as when you adapted)",
     ),

@@ -35,12 +35,12 @@ def settle(
     """
     session.settings_file, named = settings_file(option)
     file: dict[str, Any] = {}
-    environment: dict[str, Any] = {}
+    environment, faults = from_environment()
+    session.fault = next(iter(faults), None)
     try:
-        environment = from_environment()
         file = read_settings(session.settings_file, named=named)
     except ProperError as error:
-        session.fault = error
+        session.fault = session.fault or error
     session.settings = settled(flags, environment, file)
     session.home = session.settings["home"].value
     session.passphrase_file = session.settings["passphrase_file"].value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from client.settings.names import CONFIG_VARIABLE, PATHS, SECRETS, SETTINGS
 from proper_model.errors import ConfigError
 from proper_model.storage.documents import DocumentError, parse_toml
 from proper_model.storage.files import (
+    expanded,
     make_private_folder,
     read_followed,
     save_private,
@@ -37,10 +39,13 @@ _OTHERS_WRITE = 0o022
 
 
 def settings_file(option: Path | None = None) -> tuple[Path, bool]:
-    """Where the file is, and whether somebody named it: by option or variable, or else the platform."""
+    """Where the file is, and whether somebody named it: by option or variable, or else the platform.
+
+    Raises ConfigError for a name that begins with ~ and leads to no home folder.
+    """
     named = option or os.environ.get(CONFIG_VARIABLE)
     if named:
-        return Path(named).expanduser().absolute(), True
+        return expanded(named).absolute(), True
     return user_config_path("proper", appauthor=False) / FILE_NAME, False
 
 
@@ -49,7 +54,7 @@ def read_settings(path: Path, *, named: bool = False) -> dict[str, Any]:
 
     Raises ConfigError, StorageError.
     """
-    if not path.exists():
+    if not is_there(path):
         if not named:
             return {}
         raise ConfigError(
@@ -59,11 +64,31 @@ def read_settings(path: Path, *, named: bool = False) -> dict[str, Any]:
     return checked(_table(_bytes(path), path), path).said()
 
 
-def checked(table: Mapping[str, Any], where: Path | str, *, strict: bool = True) -> Settings:
+def is_there(path: Path) -> bool:
+    """Whether there is a file of settings. Raises StorageError where nobody can tell."""
+    with storage_errors(path):
+        return path.exists()
+
+
+def typed(name: str, text: str, where: str, mend: str) -> Any:
+    """One setting's value as somebody typed it: a switch or number in words, a path from this folder on.
+
+    Raises ConfigError that names `where`, and `mend` as what to do.
+    """
+    if name in PATHS and text:
+        with suppress(RuntimeError):  # ~ of somebody unknown: no whole path, and refused as that
+            text = str(Path(text).expanduser().absolute())
+    return getattr(checked({name: text}, where, strict=False, mend=mend), name)
+
+
+def checked(
+    table: Mapping[str, Any], where: Path | str, *, strict: bool = True, mend: str = ""
+) -> Settings:
     """The table as settings. Raises ConfigError that names place, setting and what was expected.
 
     Args:
-        strict: no text is taken for a number or a switch; the environment has nothing but text.
+        strict: no text is taken for a number or a switch.
+        mend: what to do about a wrong value; else how the file is mended.
     """
     from pydantic import ValidationError
 
@@ -86,13 +111,13 @@ def checked(table: Mapping[str, Any], where: Path | str, *, strict: bool = True)
         raise unknown(name, where)
     raise ConfigError(
         f"{where}: {name}: expected {SETTINGS[name].expected}",
-        hint=f"mend it with: proper config set {name} VALUE; or proper config unset {name}",
+        hint=mend or f"mend it with: proper config set {name} VALUE; or proper config unset {name}",
     ) from None
 
 
 def unknown(name: str, where: Path | str) -> ConfigError:
     """That there is no such setting; says which is meant."""
-    near = difflib.get_close_matches(name.replace("-", "_"), SETTINGS, n=1)
+    near = difflib.get_close_matches(_plain(name).lower(), SETTINGS, n=1)
     meant = f"did you mean {near[0]}? " if near else ""
     shown = name if name.isidentifier() and len(name) <= 40 else "a name"
     return ConfigError(
@@ -107,15 +132,16 @@ def set_value(path: Path, name: str, text: str) -> tuple[str, Any]:
     Raises ConfigError, StorageError; the file is then as before.
     """
     name = _known(name, path)
-    if name in PATHS:
-        text = str(Path(text).expanduser().absolute())
-    value = getattr(checked({name: text}, path, strict=False), name)
+    mend = "nothing was changed; proper config shows what is set"
+    value = typed(name, text, "proper config set", mend)
     if name in _FILES and not value.is_file():
         # Not what was typed: it may be the passphrase itself.
         raise ConfigError(
             f"{name}: there is no such file; expected one that holds the secret",
             hint="name the file, not the passphrase; the latter stands in your shell's history otherwise",
         )
+    if any("\ud800" <= sign <= "\udfff" for sign in text):  # bytes that are no text
+        raise ConfigError(f"{name}: not UTF-8 text; TOML holds nothing else", hint=mend)
     document = _document(path)
     document[name] = str(value) if isinstance(value, Path) else value
     checked(document.unwrap(), path)
@@ -126,10 +152,10 @@ def set_value(path: Path, name: str, text: str) -> tuple[str, Any]:
 def unset(path: Path, name: str) -> bool:
     """Take one line out, also one that no setting has. Returns whether it was there."""
     document = _document(path)
-    if name not in document:
-        _known(name, path)
+    line = name if name in document else _known(name, path)
+    if line not in document:
         return False
-    del document[name]
+    del document[line]
     _write(path, document)
     return True
 
@@ -137,14 +163,19 @@ def unset(path: Path, name: str) -> bool:
 def _known(name: str, where: Path) -> str:
     """The setting's name, also written as the option is. Raises ConfigError."""
     _refuse_secret(name, where)
-    plain = name.removeprefix("--").replace("-", "_")
+    plain = _plain(name)
     if plain not in SETTINGS:
         raise unknown(name, where)
     return plain
 
 
+def _plain(name: str) -> str:
+    """An option's name as the setting's."""
+    return name.removeprefix("--").replace("-", "_")
+
+
 def _refuse_secret(name: str, where: Path | str) -> None:
-    if name.lower().removeprefix("--") in SECRETS:
+    if _plain(name).lower() in SECRETS:
         raise ConfigError(
             f"{where}: {name}: a secret is never kept among the settings",
             hint="put it into a file that only you may read and name that: proper config set "
@@ -178,7 +209,7 @@ def _document(path: Path) -> TOMLDocument:
     """The file as it is written, or an empty one."""
     import tomlkit
 
-    if not path.exists():
+    if not is_there(path):
         return tomlkit.document()
     data = _bytes(path)
     _table(data, path)
@@ -187,7 +218,7 @@ def _document(path: Path) -> TOMLDocument:
 
 def _write(path: Path, document: TOMLDocument) -> None:
     """0600, whole; a link to the file stays one."""
-    target = path.resolve()
+    target = Path(os.path.realpath(path))  # also of a link that leads to itself
     with storage_errors(target):
         make_private_folder(target.parent)
     save_private(target, document.as_string().encode())

@@ -12,8 +12,11 @@ def _whole_path(value: object) -> Path:
     """A path that names the same wherever a command is run."""
     if not isinstance(value, str | Path):
         raise ValueError("no text")
-    path = Path(value).expanduser()
-    if not path.is_absolute():
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("no home folder is known of that user") from None
+    if not path.is_absolute() or "\0" in str(value):
         raise ValueError("not a whole path")
     return path
 

@@ -14,17 +14,18 @@ CONFIG_VARIABLE = "PROPER_CONFIG"  # another file of settings
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting. `name` is that of the option's parameter, too.
+    """One setting. `name` is that of the option's parameter, too, whose help says what it is for.
 
     Attributes:
         expected: what its value may be, for errors.
         default: what holds where nothing is said.
+        choices: all that it may be, for completion; empty where that is no short list.
     """
 
     name: str
     expected: str
     default: str
-    about: str
+    choices: tuple[str, ...] = ()
 
     @property
     def option(self) -> str:
@@ -35,78 +36,25 @@ class Setting:
         return f"PROPER_{self.name.upper()}"
 
 
-_EVERYWHERE = (
-    Setting(
-        "home",
-        "a folder, as a whole path or one that begins with ~/",
-        "the system's folder for a program's data",
-        "Folder for everything that is kept.",
-    ),
-    Setting(
-        "passphrase_file",
-        "a file, as a whole path or one that begins with ~/",
-        "none",
-        "A file whose first line is the passphrase.",
-    ),
-    Setting(
-        "key_file",
-        "a file, as a whole path or one that begins with ~/",
-        "none",
-        "A key file of the vault.",
-    ),
-    Setting(
-        "unlock",
-        "auto, keyring or ask",
-        "auto",
-        "Where the vault's key comes from when no file is named: auto takes the keyring where it has "
-        "one and asks otherwise.",
-    ),
-    Setting(
-        "threads",
-        "a whole number from 1 to 1024",
-        "as many as help a base of that size",
-        "How many threads compute.",
-    ),
+_FOLDER = "a folder, as a whole path or one that begins with ~/"
+_FILE = "a file, as a whole path or one that begins with ~/"
+_SWITCH = ("true", "false")
+_ALL = (
+    # Before every command.
+    Setting("home", _FOLDER, "the system's folder for a program's data"),
+    Setting("passphrase_file", _FILE, "none"),
+    Setting("key_file", _FILE, "none"),
+    Setting("unlock", "auto, keyring or ask", "auto", ("auto", "keyring", "ask")),
+    Setting("threads", "a whole number from 1 to 1024", "as many as help a base of that size"),
+    # Of several commands.
+    Setting("max_memory", "a number of GiB above 0", "no limit"),
+    Setting("base_weights", "full, 8bit or 4bit", "as when you adapted", ("full", "8bit", "4bit")),
+    Setting("recompute", "true or false", "false", _SWITCH),
+    Setting("max_items", "a whole number of at least 1", "20,000"),
+    Setting("lenient", "true or false", "false", _SWITCH),
+    Setting("date_order", "dmy or mdy", "as the history tells it", ("dmy", "mdy")),
 )
-_OF_COMMANDS = (
-    Setting(
-        "max_memory",
-        "a number of GiB above 0",
-        "no limit",
-        "What the whole program may take of main memory, in GiB.",
-    ),
-    Setting(
-        "base_weights",
-        "full, 8bit or 4bit",
-        "as when you adapted",
-        "How the frozen base is held.",
-    ),
-    Setting(
-        "recompute",
-        "true or false",
-        "false",
-        "Recompute activations: less memory, more time.",
-    ),
-    Setting(
-        "max_items",
-        "a whole number of at least 1",
-        "20,000",
-        "Use only the newest items of a history.",
-    ),
-    Setting(
-        "lenient",
-        "true or false",
-        "false",
-        "Leave faulty items of a history out instead of stopping.",
-    ),
-    Setting(
-        "date_order",
-        "dmy or mdy",
-        "as the history tells it",
-        "How dates such as 03/04/2024 are read.",
-    ),
-)
-SETTINGS = {one.name: one for one in (*_EVERYWHERE, *_OF_COMMANDS)}
+SETTINGS = {one.name: one for one in _ALL}
 PATHS = ("home", "passphrase_file", "key_file")
 # They say together how the vault opens: whoever names one says what the others are.
 KEYS = ("passphrase_file", "key_file", "unlock")

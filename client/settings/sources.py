@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
-from client.settings.file import checked
-from client.settings.names import KEYS, PATHS, SETTINGS
+from client.settings.file import typed
+from client.settings.names import KEYS, SETTINGS
+from proper_model.errors import ConfigError
 
 
 class Source(StrEnum):
@@ -54,15 +54,18 @@ def settled(
     return found
 
 
-def from_environment() -> dict[str, Any]:
-    """What variables say, each by its setting's name; an empty one says nothing.
+def from_environment() -> tuple[dict[str, Any], list[ConfigError]]:
+    """What variables say, each by its setting's name, and what is wrong with the others.
 
-    Raises ConfigError that names the variable.
+    An empty one says nothing.
     """
     said: dict[str, Any] = {}
+    faults: list[ConfigError] = []
     for name, setting in SETTINGS.items():
-        text = os.environ.get(setting.variable)
-        if text:
-            value = str(Path(text).expanduser().absolute()) if name in PATHS else text
-            said |= checked({name: value}, setting.variable, strict=False).said()
-    return said
+        if text := os.environ.get(setting.variable):
+            mend = f"give the variable {setting.variable} such a value, or unset it"
+            try:
+                said[name] = typed(name, text, setting.variable, mend)
+            except ConfigError as error:
+                faults.append(error)
+    return said, faults

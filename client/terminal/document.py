@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Annotated, Any, ParamSpec
@@ -18,11 +19,11 @@ import typer
 from client.terminal.console import print_line, remarks
 from client.terminal.session import Session
 from client.terminal.terminal_text import json_line
+from client.terminal.usage import JSON
 
 SCHEMA = 1  # raised when a field goes or changes its meaning; new ones come without
-OPTION = "--json"
 PARAMETER = "as_json"
-AsJson = Annotated[bool, typer.Option(OPTION, help="For programs: one JSON document on stdout.")]
+AsJson = Annotated[bool, typer.Option(JSON, help="For programs: one JSON document on stdout.")]
 Arguments = ParamSpec("Arguments")
 
 
@@ -64,7 +65,7 @@ def gives(
 def print_document(command: str, found: Mapping[str, Any]) -> None:
     """The document on stdout; an error after this has none."""
     session_of().answered = True
-    print_line(json_line({"schema": SCHEMA, "command": command, **found}, ascii_only=True))
+    _print({"schema": SCHEMA, "command": command, **found})
 
 
 def print_error(session: Session, *, code: int, kind: str, message: str, hint: str) -> None:
@@ -73,12 +74,25 @@ def print_error(session: Session, *, code: int, kind: str, message: str, hint: s
         return
     error = {"code": code, "kind": kind, "message": message, "next": hint}
     told = {"schema": SCHEMA, "command": session.command, **session.found, "error": error}
-    print_line(json_line(told, ascii_only=True))
+    _print(told)
+
+
+def _print(document: Mapping[str, Any]) -> None:
+    print_line(json_line(_finite(document), ascii_only=True))
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is no number: JSON has neither NaN nor infinity."""
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def asked_for_json(words: Sequence[str]) -> bool:
     """Whether a command line, understood or not, asks for a document."""
-    return OPTION in options_of(words)
+    return JSON in options_of(words)
 
 
 def options_of(words: Sequence[str]) -> Sequence[str]:

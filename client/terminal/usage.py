@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+JSON = "--json"
 QUOTES = "a text with spaces goes in quotes; "
 
 
@@ -24,10 +25,20 @@ def told_of_usage(error: click.ClickException) -> tuple[str, str]:
     near = " or ".join(getattr(error, "possibilities", None) or ())
     meant = f"; did you mean {near}?" if near else ""
     if isinstance(error, click.NoSuchOption):
+        group = None if error.ctx is None else error.ctx.command
+        if error.option_name == JSON and isinstance(group, click.Group) and _takes_json(group):
+            return f"{JSON} stands before the last word of the command, expected behind it", ""
         return f"No such option{meant}", "" if near else QUOTES
     if hasattr(error, "command_name"):  # click.exceptions.NoSuchCommand, since 8.4
         return f"No such command{meant}", ""
     return "The words given do not fit this command", QUOTES
+
+
+def _takes_json(command: click.Command) -> bool:
+    """Whether a command, or one below it, has the option."""
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    own = any(JSON in option.opts for option in command.params)
+    return own or any(map(_takes_json, below))
 
 
 def _place(parameter: click.Parameter, context: click.Context | None) -> str:
