@@ -328,7 +328,7 @@ def test_without_the_library_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match="the extra 'datasets' of PROPER") as raised:
         read(f"hf:{tmp_path}", task)
-    assert "proper[datasets]" in str(raised.value.hint)
+    assert "pip install '.[datasets]'" in str(raised.value.hint)
 
 
 def test_what_breaks_off_is_told_by_kind_alone(task: Task, tmp_path: Path, caplog: Any) -> None:

@@ -150,5 +150,5 @@ def test_without_tensorboard_the_extra_is_named_before_anything_runs(
     options = RunOptions(data="demo", out=tmp_path / "out")
     with pytest.raises(ConfigError, match="the extra 'tensorboard' of PROPER") as raised:
         execute(options, silent, tensorboard=tmp_path / "events")
-    assert "proper[tensorboard]" in str(raised.value.hint)
+    assert "pip install '.[tensorboard]'" in str(raised.value.hint)
     assert list(tmp_path.iterdir()) == []

@@ -41,7 +41,7 @@ def summary_writer() -> Any:
     except ImportError:
         raise ConfigError(
             "--tensorboard needs TensorBoard, the extra 'tensorboard' of PROPER, which is not installed",
-            hint="pip install 'proper[tensorboard]', or make install",
+            hint="in the checkout: pip install '.[tensorboard]', or make install",
         ) from None
     return SummaryWriter
 

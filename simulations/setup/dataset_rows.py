@@ -20,7 +20,7 @@ from proper_model.errors import ConfigError, DataError
 from proper_model.storage.files import expanded
 
 PREFIX = "hf:"
-EXTRA_HINT = "pip install 'proper[datasets]', or make install"
+EXTRA_HINT = "in the checkout: pip install '.[datasets]', or make install"
 # A dataset of other formats may be pickled objects (webdataset), or no rows at all.
 FORMATS = ("arrow", "csv", "json", "parquet")
 SPLIT_FILE, SPLITS_FILE = "state.json", "dataset_dict.json"  # of `save_to_disk`
