@@ -12,7 +12,7 @@ from pathlib import Path
 from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import PLAN_FILE, RunPlan
 from proper_model.progress import Progress
-from proper_model.storage.files import storage_errors
+from proper_model.storage.files import make_private_folder, storage_errors
 from simulations.flower.launch import finished, launch
 from simulations.outcome.controls import controls_missing, run_controls
 from simulations.outcome.devices import incomplete
@@ -49,7 +49,10 @@ def execute(
     Raises a ProperError child; InterruptedRunError on Ctrl-C during the federation.
     """
     if tensorboard is not None:
-        summary_writer()  # what is missing is told now, not after hours
+        # What is missing or in the way is told now, not after hours.
+        summary_writer()
+        with storage_errors(tensorboard):
+            make_private_folder(tensorboard)
     runs = options.runs()
     with storage_errors(options.out):
         if options.all_folds:

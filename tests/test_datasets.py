@@ -25,8 +25,9 @@ from proper_model.data import apply_split
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks import HistoryItem, Population, Report, load_task, shipped_tasks
 from proper_model.tasks.task import Task, example_tasks, task_from_toml
+from simulations.setup import sources
 from simulations.setup.columns import find_columns, parse_columns
-from simulations.setup.dataset_people import moment_of, question_of, read_dataset
+from simulations.setup.dataset_people import distinct, moment_of, question_of, read_dataset
 from simulations.setup.dataset_rows import is_dataset, parse_name
 from simulations.setup.options import RunOptions
 from simulations.setup.sources import read_data, validate_data
@@ -259,12 +260,51 @@ def test_names_and_splits_that_are_not_there(task: Task, tmp_path: Path) -> None
         read(f"hf:{empty}", task)
 
 
+def test_a_head_that_is_a_row_is_not_quoted(task: Task, tmp_path: Path) -> None:
+    """A table without a head has its first row as names of columns."""
+    text = f"ann,it is {CANARY} here,calm\nbob,no coffee,angry\n"
+    path = folder(tmp_path, {"train.csv": text.encode()})
+    with pytest.raises(DataError) as raised:
+        read(f"hf:{path}", task)
+    assert CANARY not in f"{raised.value.message}{raised.value.hint}"
+    assert raised.value.message.endswith(
+        "columns: ann, calm, 1 other whose names are no single words"
+    )
+
+
+def test_rows_of_one_id_become_questions_of_their_own(task: Task, tmp_path: Path) -> None:
+    rows = [
+        {"user": "u", "id": name, "text": f"note {i}", "mood": "calm"}
+        for i, name in enumerate(["h"] * 16 + ["a", "a", "a-1", "a"])
+    ]
+    path = folder(tmp_path, {"train.jsonl": jsonl(rows)})
+    (user,) = read(f"hf:{path}", task).pooled
+    assert [query.id for query in user.queries] == ["a", "a-2", "a-1", "a-3"]
+    assert [query.input for query in user.queries] == [f"note {i}" for i in range(16, 20)]
+    assert len(set(distinct(["x"] * 2000))) == 2000
+
+
+def test_an_id_of_lines_is_refused_unquoted(task: Task, tmp_path: Path) -> None:
+    rows = [{"user": "u", "id": f"{CANARY}\nx", "text": "t", "mood": "calm"}] * 2
+    path = folder(tmp_path, {"train.jsonl": jsonl(rows)})
+    with pytest.raises(DataError, match="field id: an id with control characters") as raised:
+        read(f"hf:{path}", task)
+    assert CANARY not in f"{raised.value.message}{raised.value.hint}"
+
+
+def test_a_home_of_nobody_is_no_bug(task: Task) -> None:
+    for data in ("~nobodyatall/x", "hf:~nobodyatall/x"):
+        with pytest.raises(ConfigError, match="no home folder is known"):
+            read_data(data, task, {})
+
+
 def test_names_of_the_hub_are_taken_apart() -> None:
     name = parse_name("hf:org/notes/english@refs/convert/parquet:train.clean")
     assert (name.name, name.part, name.revision, name.split, name.folder) == (
         *("org/notes", "english", "refs/convert/parquet", "train.clean"),
         None,
     )
+    assert name.short == "org/notes/english@refs/convert/parquet:train.clean"
     assert parse_name("hf:squad").name == "squad"
     assert parse_name("hf:org/notes").split is None
 
@@ -288,7 +328,7 @@ def test_without_the_library_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match="the extra 'datasets' of PROPER") as raised:
         read(f"hf:{tmp_path}", task)
-    assert "proper[datasets]" in str(raised.value.hint)
+    assert "pip install '.[datasets]'" in str(raised.value.hint)
 
 
 def test_what_breaks_off_is_told_by_kind_alone(task: Task, tmp_path: Path, caplog: Any) -> None:
@@ -305,6 +345,42 @@ def test_files_that_hold_objects_are_refused(task: Task, tmp_path: Path) -> None
     path = folder(tmp_path, {"train.txt": b"a line"})
     with pytest.raises(DataError, match="files of kind 'text', expected arrow, csv, json, parquet"):
         read(f"hf:{path}", task)
+
+
+def test_a_configuration_is_asked_for_only_where_there_are_several(
+    task: Task, tmp_path: Path
+) -> None:
+    card = (
+        b"---\nconfigs:\n- config_name: one\n  data_files: one.jsonl\n"
+        b"- config_name: two\n  data_files: two.jsonl\n---\n"
+    )
+    files = {"README.md": card, "one.jsonl": jsonl(ROWS), "two.jsonl": jsonl(ROWS)}
+    with pytest.raises(DataError, match="2 configurations, expected the name of one: one, two"):
+        read(f"hf:{folder(tmp_path / 'two', files)}", task)
+    # A card of no meaning is a fault of its own.
+    wrong = {"README.md": b"---\nconfigs: 7\n---\n", "one.jsonl": jsonl(ROWS)}
+    with pytest.raises(DataError, match=r"cannot be opened \(ValueError\)"):
+        read(f"hf:{folder(tmp_path / 'wrong', wrong)}", task)
+
+
+def test_what_is_asked_of_a_dataset_stands_in_its_split(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"user": f"u{i % 8}", "text": f"note {i}", "mood": "calm"} for i in range(40)]
+    path = folder(tmp_path / "d", {"train.jsonl": jsonl(rows)})
+    (tmp_path / "moods.toml").write_text(task.toml_text)
+    monkeypatch.setattr(sources, "check_base", lambda *_: None)
+    monkeypatch.setattr(sources, "_doubts", lambda *_: ())
+    options = RunOptions(
+        data=f"hf:{path}",
+        out=tmp_path / "out",
+        task=str(tmp_path / "moods.toml"),
+        base=str(tmp_path),
+        split="random:2",
+    )
+    (run,) = options.runs()
+    source = sources.load_source(run.reading, lambda *_: None)
+    assert source.people == "random:2, newest fifth of items asked"
 
 
 def test_a_split_by_chance_makes_test_users(task: Task, tmp_path: Path) -> None:

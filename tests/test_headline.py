@@ -92,7 +92,59 @@ def test_an_interval_with_zero_in_it_cannot_be_told() -> None:
 def test_where_nothing_changed_it_says_so() -> None:
     head = headline(run(0.0, 0.0, 0.0), people(0, 30, 0), key="k")
     assert head is not None and head.verdict == "same"
-    assert head.sentence.startswith("Personalization changed nothing for these 30 people")
+    assert head.sentence.startswith(
+        "By this measure personalization changed nothing for these 30 people: accuracy 0.370 → 0.370"
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "delta", "word"),
+    [
+        ("accuracy", 0.04, "more often right than"),
+        ("accuracy", -0.04, "less often right than"),
+        ("accuracy", 0.0, "as good as"),
+        ("mae_expected", -0.04, "closer to their own than"),
+        ("mae_expected", 0.04, "further from their own than"),
+    ],
+)
+@pytest.mark.parametrize("count", [30, 4])
+def test_without_details_the_word_follows_the_sign(
+    metric: str, delta: float, word: str, count: int
+) -> None:
+    head = headline(
+        run(delta, delta - 0.1, delta + 0.1, metric=metric, people=count), None, key="k"
+    )
+    assert head is not None and head.verdict == ("open" if count == 30 else "few")
+    assert f"PROPER's answers were in the mean {word} those of the model" in head.sentence
+
+
+def test_where_most_people_go_against_the_mean_both_are_told() -> None:
+    gain = headline(run(0.08, 0.03, 0.12), people(10, 2, 18), key="k")
+    harm = headline(run(-0.08, -0.12, -0.03), people(18, 2, 10), key="k")
+    assert gain is not None and harm is not None
+    assert (
+        "For 10 of 30 people PROPER's answers were more often right, for 18 less often right than"
+        in (gain.sentence)
+    )
+    assert (
+        "for 10 of 30 people PROPER's answers were less often right, for 18 more often right than"
+        in (harm.sentence)
+    )
+
+
+def test_people_without_the_metric_do_not_count() -> None:
+    """Of thirty, five have a number in both arms."""
+    head = headline(run(0.08, 0.03, 0.12), people(5, 0, 0), key="k")
+    assert head is not None and head.verdict == "few"
+    assert "for 5 of 5 people" in head.sentence
+
+
+def test_what_stage_2_has_seen_is_said() -> None:
+    split = "given, stage 2 with test users' histories"
+    seen = headline(run(0.08, 0.03, 0.12, split=split), None, key="k")
+    unseen = headline(run(0.08, 0.03, 0.12), None, key="k")
+    assert seen is not None and "whose histories stage 2 has seen;" in seen.terms
+    assert unseen is not None and "whom no pooled stage has seen;" in unseen.terms
 
 
 @pytest.mark.parametrize(("delta", "low", "high"), [(0.5, 0.4, 0.6), (-0.5, -0.6, -0.4)])

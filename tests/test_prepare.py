@@ -526,3 +526,35 @@ def test_a_plan_looks_at_out_as_the_run_does(demo: RunOptions, monkeypatch) -> N
     same = replace(demo, resume=True)
     assert costs.plan_costs(same, silent).total_seconds.high > 0
     assert sorted(path for path in plan.out.rglob("*")) == before
+
+
+@pytest.mark.parametrize("more", [{"users": 1}, {"split": "random:1"}])
+def test_one_test_user_has_nobody_to_be_shuffled_with(
+    options: RunOptions, monkeypatch: pytest.MonkeyPatch, more: dict[str, object]
+) -> None:
+    """Before anything is read or trained; without the control, one is enough."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("data were read")
+
+    alone = replace(options, **more)  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "load_source", never)
+        patch.setattr(costs, "load_source", never)
+        for start in (prepare, lambda given: costs.plan_costs(given, silent)):
+            with pytest.raises(ConfigError, match=r"1 test user: arm stage3-shuffled") as raised:
+                start(alone)
+            assert "--arms stage1,stage2-mean,stage2,oppu-mlp,stage3" in str(raised.value.hint)
+    assert not options.out.exists()
+    plan = prepare(replace(alone, arms=("stage1", "stage3")))
+    assert len(plan.devices) == 1
+
+
+def test_data_with_one_test_user_are_refused_before_anything_is_written(
+    world: World, options: RunOptions, tmp_path: Path
+) -> None:
+    population = replace(world[2], test=world[2].test[:1])
+    write_oppu(population, tmp_path / "one")
+    with pytest.raises(ConfigError, match=r"1 test user: arm stage3-shuffled"):
+        prepare(replace(options, data=str(tmp_path / "one")))
+    assert not options.out.exists()

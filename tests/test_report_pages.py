@@ -41,6 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
         text = render(*read_result(committed / f"{result}.json"))
         (out / f"{name}.html").write_text(text, encoding="utf-8")
     write_page([by_hand()], out / "methods.html")
+    both = [by_hand(), by_hand(task="ratings_of_somebody")]
+    write_page(both, out / "long.html")
     return out
 
 
@@ -136,6 +138,21 @@ def test_no_page_scrolls_sideways_and_no_table_is_cut_off(
         assert not any(outside)
     asked = [event["request"]["url"] for event in page.events("Network.requestWillBeSent")]
     assert {urlsplit(url).scheme for url in asked} <= {"file", "data"}
+    page.close()
+
+
+def test_a_long_name_of_a_column_leaves_its_numbers_on_a_phone(
+    folder: Path, browser: Browser
+) -> None:
+    """The first column of numbers ends within the table's box, though its head is a task and a metric."""
+    page = opened(browser, folder / "long.html")
+    sized(page, 360)
+    head, cell, box = (
+        page.run(f"document.querySelector('.scroll{inside}').getBoundingClientRect().right")
+        for inside in (" thead th:nth-child(2)", " tbody td", "")
+    )
+    assert "mae_expected" in page.text(".scroll thead th:nth-child(2)")
+    assert head == cell < box
     page.close()
 
 

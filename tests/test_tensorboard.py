@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from run_folders import make_run, make_user
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from coordinator.step_curves import CURVES, curve_writer
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, StorageError
 from proper_model.federation.run_plan import RunPlan
 from proper_model.progress import silent
+from proper_model.settings import to_mapping
 from simulations.outcome.details import DETAILS_FILE, PhaseCurve, read_details
 from simulations.outcome.results import Results, read_results, write_document
 from simulations.outcome.tensorboard_events import write_events
@@ -99,6 +101,31 @@ def test_events_hold_no_text_and_no_person(run: RunPlan, tmp_path: Path) -> None
     assert (tmp_path / "events").stat().st_mode & 0o777 == 0o700
 
 
+def test_no_point_is_the_loss_of_one_sample(run: RunPlan, tmp_path: Path) -> None:
+    """Steps of one sample, as the paper has them: by hand, the means of the first and second sixteen."""
+    settings = run.stage_settings
+    small = replace(settings, population=replace(settings.population, batch_size=1))
+    run.model_copy(update={"settings": to_mapping(small)}).save()
+    path = run.server_folder / CURVES / "population.jsonl"
+    path.unlink()
+    watch = curve_writer(path)
+    for step in range(1, 41):
+        watch(step, float(step), 0.5)
+    write_events(run.out, tmp_path / "events")
+    found = events(tmp_path / "events")
+    assert curve(found, "train/population/loss") == [(16, 8.5), (32, 24.5)]
+    assert len(curve(found, "train/population/learning_rate")) == 40
+
+
+def test_a_file_in_the_way_of_events_is_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "events").write_text("")
+    with pytest.raises(StorageError, match="events"):
+        execute(
+            RunOptions(data="demo", out=tmp_path / "out"), silent, tensorboard=tmp_path / "events"
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_where_nobody_looked_at_losses_there_are_rates_alone(run: RunPlan, tmp_path: Path) -> None:
     path = run.server_folder / CURVES / "population.jsonl"
     path.unlink()
@@ -123,5 +150,5 @@ def test_without_tensorboard_the_extra_is_named_before_anything_runs(
     options = RunOptions(data="demo", out=tmp_path / "out")
     with pytest.raises(ConfigError, match="the extra 'tensorboard' of PROPER") as raised:
         execute(options, silent, tensorboard=tmp_path / "events")
-    assert "proper[tensorboard]" in str(raised.value.hint)
+    assert "pip install '.[tensorboard]'" in str(raised.value.hint)
     assert list(tmp_path.iterdir()) == []

@@ -1,23 +1,24 @@
 """A scored run as events for TensorBoard: curves of the pooled stages, scores, settings.
 
-    train/PHASE/loss, train/PHASE/learning_rate    by step (`coordinator.step_curves`)
+    train/PHASE/loss, train/PHASE/learning_rate    by step (`coordinator.step_curves`); a loss over at least
+                                                   `LEAST_SAMPLES` samples, so over several steps of few
     held_back/PHASE/loss                           by look, the first before training
     score/ARM/METRIC                               a number of results.json
     settings                                       text: what results.json says of the run, and its profile
 
-Of people there are only means over all of them: no curve, number, id or text of one. The phases of a fold
-stand below its number.
+Of people there are only means: no id and no text, and no loss of a step that is one sample of one person, as
+where `batch_size` is 1. The phases of a fold stand below its number.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from coordinator.step_curves import CURVES, read_curve
+from coordinator.step_curves import CURVES, Step, read_curve
 from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import RunPlan
 from proper_model.settings import to_mapping
@@ -29,6 +30,7 @@ from simulations.outcome.rundata import run_plans
 PHASES = ("population", "group", "router")
 # Of results.json; none of them says who took part beyond how they were chosen.
 TOLD = ("task", "template", "base", "preset", "profile", "seed", "split", "commit", "parameters")
+LEAST_SAMPLES = 16  # behind a point of training, but for an epoch's last step
 Point = tuple[str, float, int]
 
 
@@ -39,7 +41,7 @@ def summary_writer() -> Any:
     except ImportError:
         raise ConfigError(
             "--tensorboard needs TensorBoard, the extra 'tensorboard' of PROPER, which is not installed",
-            hint="pip install 'proper[tensorboard]', or make install",
+            hint="in the checkout: pip install '.[tensorboard]', or make install",
         ) from None
     return SummaryWriter
 
@@ -64,10 +66,20 @@ def _curves(plans: tuple[RunPlan, ...]) -> Iterator[Point]:
     for plan in plans:
         fold = f"fold-{plan.fold}/" if len(plans) > 1 else ""
         for phase in PHASES:
-            for step in read_curve(plan.server_folder / CURVES / f"{phase}.jsonl"):
-                if step.loss is not None:
-                    yield f"{fold}train/{phase}/loss", step.loss, step.step
+            steps = read_curve(plan.server_folder / CURVES / f"{phase}.jsonl")
+            for loss, last in _losses(steps, getattr(plan.stage_settings, phase).batch_size):
+                yield f"{fold}train/{phase}/loss", loss, last
+            for step in steps:
                 yield f"{fold}train/{phase}/learning_rate", step.learning_rate, step.step
+
+
+def _losses(steps: Sequence[Step], batch_size: int) -> Iterator[tuple[float, int]]:
+    """Means over as many steps as hold `LEAST_SAMPLES`, each at the last of them."""
+    known = [(step.loss, step.step) for step in steps if step.loss is not None]
+    together = -(-LEAST_SAMPLES // batch_size)
+    for start in range(0, len(known) - together + 1, together):
+        part = known[start : start + together]
+        yield math.fsum(loss for loss, _ in part) / together, part[-1][1]
 
 
 def _looks(out: Path) -> Iterator[Point]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from proper_model.evaluation import LOWER_IS_BETTER
+from proper_model.settings import Stage2People
 from proper_model.tasks import counted
 from simulations.outcome.details import Details
 from simulations.outcome.results import Contrast, MetricSummary, Results
@@ -93,7 +94,7 @@ def headline(results: Results, details: Details | None, *, key: str) -> Headline
     if arm is None or row is None:
         return None
     gains = personal_gains(details, arm, COMMON, metric)
-    people = results.arms[arm].n_users
+    people = len(gains) or results.arms[arm].n_users  # gains: of those who have the metric
     verdict = _verdict(row, people)
     return Headline(
         verdict=verdict,
@@ -122,18 +123,13 @@ def _verdict(row: Contrast, people: int) -> Verdict:
 
 
 def _sentence(results: Results, row: Contrast, verdict: Verdict, gains: tuple[float, ...]) -> str:
-    _, better, worse = ASKED[row.metric]
-    who, common = ARMS[row.a], ARMS[row.b]
     n = results.arms[row.a].n_users
     numbers = _numbers(results, row)
     if verdict == "same":
-        return f"Personalization changed nothing for these {counted(n, 'person', 'people')}: {numbers}."
-    won, lost = (sum(sign * gain > 0 for gain in gains) for sign in (1, -1))
-    worst = verdict == "harm"
-    word = worse if worst else better
-    whom = f"for {lost if worst else won} of {len(gains)} people" if gains else f"over {n} people"
-    mean = "" if gains else " in the mean"
-    claim = f"{whom} {who}'s answers were{mean} {word} than those of {common}: {numbers}"
+        # Other answers may be as good, so nothing is said of the answers themselves.
+        everybody = "the one person" if n == 1 else f"these {n} people"
+        return f"By this measure personalization changed nothing for {everybody}: {numbers}."
+    claim = f"{_claim(row, verdict, gains, n)}: {numbers}"
     if verdict == "gain":
         return f"{claim[0].upper()}{claim[1:]}."
     if verdict == "harm":
@@ -144,6 +140,27 @@ def _sentence(results: Results, row: Contrast, verdict: Verdict, gains: tuple[fl
             "the interval of the difference includes zero."
         )
     return f"Too few people to tell: {claim}; with fewer than {FEWEST_PEOPLE}, chance alone may do that."
+
+
+def _claim(row: Contrast, verdict: Verdict, gains: tuple[float, ...], n: int) -> str:
+    """For how many answers became better, or worse where that is found; without single people, the mean."""
+    _, better, worse = ASKED[row.metric]
+    answers, others = f"{ARMS[row.a]}'s answers were", f"those of {ARMS[row.b]}"
+    if not gains:
+        if row.delta == 0:
+            return (
+                f"over {counted(n, 'person', 'people')} {answers} in the mean as good as {others}"
+            )
+        gained = (row.delta > 0) != (row.metric in LOWER_IS_BETTER)
+        word = better if gained else worse
+        return f"over {counted(n, 'person', 'people')} {answers} in the mean {word} than {others}"
+    won, lost = (sum(sign * gain > 0 for gain in gains) for sign in (1, -1))
+    (count, word), (rest, contrary) = ((won, better), (lost, worse))
+    if verdict == "harm":
+        (count, word), (rest, contrary) = ((lost, worse), (won, better))
+    # A mean may go one way and most people the other: then both are told.
+    more = f", for {rest} {contrary}" if rest >= count else ""
+    return f"for {count} of {counted(len(gains), 'person', 'people')} {answers} {word}{more} than {others}"
 
 
 def _numbers(results: Results, row: Contrast) -> str:
@@ -164,10 +181,13 @@ def _terms(results: Results, row: Contrast, details: Details | None) -> str:
     arm, synthetic = results.arms[row.a], details is not None and details.levels is not None
     lower = "lower" if row.metric in LOWER_IS_BETTER else "higher"
     meant = ASKED[row.metric][0]
+    # The label of the split says so (`Stage2People.said`).
+    shown = str(Stage2People.EVERYBODY.said) in results.split
+    seen = "whose histories stage 2 has seen" if shown else "whom no pooled stage has seen"
     return (
         f"Measured: {meant} ({row.metric}), {lower} is better. Set {results.task}, split "
         f"{results.split}, {arm.n_users} {'synthetic ' if synthetic else ''}people with {arm.n_queries} "
-        f"questions in all, whom no pooled stage has seen; arms {row.a} and {row.b}; means over people, in "
+        f"questions in all, {seen}; arms {row.a} and {row.b}; means over people, in "
         f"brackets {results.confidence:.0%} intervals from a bootstrap that resamples people."
     )
 

@@ -6,15 +6,17 @@ user=author,text=body` says where they are called otherwise.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from proper_model.errors import ConfigError, DataError
-from proper_model.tasks import Task
+from proper_model.tasks import Task, counted
 
 USER, DATE, ID = "user", "date", "id"
 USER_COLUMNS = ("user_id", "user")  # the first that is there
 MOST_NAMED = 20  # columns that an error lists
+_NAME = re.compile(r"[^\W\d][\w.-]{0,39}")
 COLUMNS_HINT = "for example --columns user=author,text=body"
 
 
@@ -58,6 +60,18 @@ def parse_columns(given: str | None) -> dict[str, str]:
     return found
 
 
+def _listed(present: Collection[str]) -> str:
+    """Columns by name, but only what looks like one: of a table without a head, they are its first row."""
+    named = sorted(name for name in present if _NAME.fullmatch(name))
+    hidden = len(present) - len(named)
+    shown = named[:MOST_NAMED]
+    if len(named) > MOST_NAMED:
+        shown.append(f"and {len(named) - MOST_NAMED} more")
+    if hidden:
+        shown.append(f"{counted(hidden, 'other')} whose names are no single words")
+    return ", ".join(shown) or "none"
+
+
 def find_columns(
     present: Collection[str], given: Mapping[str, str], task: Task, *, where: str
 ) -> Columns:
@@ -79,10 +93,9 @@ def find_columns(
         wanted = (given[meaning],) if meaning in given else tuple(usual)
         found = next((name for name in wanted if name in present), None)
         if found is None and (needed or meaning in given):
-            shown = ", ".join(sorted(present)[:MOST_NAMED]) or "none"
             raise DataError(
                 f"{where}: no column {' or '.join(map(repr, wanted))}, expected {what}; "
-                f"columns: {shown}",
+                f"columns: {_listed(present)}",
                 hint=f"--columns {meaning}=COLUMN says which one it is",
             )
         return found

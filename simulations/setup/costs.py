@@ -17,7 +17,7 @@ from proper_model.storage.files import storage_errors
 from simulations.setup.estimate import Estimate, Shape, Speed, count_tokens, estimate
 from simulations.setup.options import OneRun, RunOptions
 from simulations.setup.placement import check_choices, this_machine
-from simulations.setup.prepare import build, place, server_threads
+from simulations.setup.prepare import build, check_control, place, server_threads
 from simulations.setup.run_folder import check_out, check_same, existing_plan
 from simulations.setup.sources import Source, encoder_of, load_source
 
@@ -36,12 +36,14 @@ def plan_costs(options: RunOptions, progress: Progress) -> Estimate:
     check_choices(this_machine().cores, actors=options.actors, threads=None)
     runs = options.runs()
     one = runs[0]
+    check_control(one)
     with storage_errors(one.places.out), tempfile.TemporaryDirectory(prefix="proper-") as scratch:
         source = load_source(one.reading, progress, scratch=Path(scratch))
         existing = existing_plan(one.places)
         if existing is not None:
             prepared = build(one, source)
             check_same(existing, prepared.plan, prepared.files)
+        check_control(one, len(source.population.test))
         result = _costs(one, source, progress)
         return result.times(len(runs)) if len(runs) > 1 else result
 

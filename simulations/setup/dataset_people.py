@@ -9,8 +9,9 @@ counted and left out.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
 from typing import Any
 
@@ -89,7 +90,7 @@ class _Reader:
         column = self.columns.id
         if column is None or row.get(column) is None:
             return str(number)
-        return text_of(row[column], place.at(column), self.report) or str(number)
+        return identifier(row, column, place, self.report) or str(number)
 
     def _when(self, row: Mapping[str, Any], place: Place) -> tuple[datetime | None, str | None]:
         column = self.columns.date
@@ -131,18 +132,29 @@ class _Reader:
         return User(user_id, history, tuple(self._queries(items[split:])))
 
     def _queries(self, newest: Sequence[_Item]) -> list[Query]:
-        ids = [item.item.id for item in newest]
         found = []
-        for number, one in enumerate(newest):
-            query = question_of(one.item, self.task)
-            if ids.count(query.id) > 1:
-                query = Query(f"{query.id}-{number}", query.input, query.gold)
+        for one, name in zip(newest, distinct([one.item.id for one in newest]), strict=True):
+            query = replace(question_of(one.item, self.task), id=name)
             if not query.gold.strip():
                 self.report.error(one.place, "the answer is empty")
                 continue
             self.task.check_query(query, one.place, self.report)
             found.append(query)
         return found
+
+
+def distinct(ids: Sequence[str]) -> list[str]:
+    """Every id once: one that comes again has a number behind it that gives no other id."""
+    taken, seen, numbers, found = set(ids), set[str](), Counter[str](), []
+    for one in ids:
+        name = one
+        while one in seen and name in taken:
+            numbers[one] += 1
+            name = f"{one}-{numbers[one]}"
+        taken.add(name)
+        seen.add(one)
+        found.append(name)
+    return found
 
 
 def question_of(item: HistoryItem, task: Task) -> Query:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from proper_model.errors import ConfigError, DataError
+from proper_model.storage.files import expanded
 
 PREFIX = "hf:"
-EXTRA_HINT = "pip install 'proper[datasets]', or make install"
+EXTRA_HINT = "in the checkout: pip install '.[datasets]', or make install"
 # A dataset of other formats may be pickled objects (webdataset), or no rows at all.
 FORMATS = ("arrow", "csv", "json", "parquet")
 SPLIT_FILE, SPLITS_FILE = "state.json", "dataset_dict.json"  # of `save_to_disk`
@@ -46,13 +47,16 @@ class DatasetName:
 
     @property
     def short(self) -> str:
-        """What results call these people."""
-        return self.name if self.folder is None else self.folder.resolve().name
+        """What results call these people: of the hub with all that was asked for, since it decides the rows."""
+        if self.folder is None:
+            return self.given.removeprefix(PREFIX)
+        split = "" if self.split is None else f":{self.split}"
+        return f"{self.folder.resolve().name}{split}"
 
 
 def is_dataset(data: str) -> bool:
     """Whether DATA is a dataset, by its prefix or by arrow's files in the folder."""
-    return data.startswith(PREFIX) or _is_arrow(Path(data).expanduser())
+    return data.startswith(PREFIX) or _is_arrow(expanded(data))
 
 
 def _is_arrow(folder: Path) -> bool:
@@ -64,7 +68,7 @@ def _is_arrow(folder: Path) -> bool:
 def parse_name(data: str) -> DatasetName:
     """`hf:NAME[@REVISION][:SPLIT]`, or an arrow folder. Raises ConfigError."""
     if not data.startswith(PREFIX):
-        return DatasetName(data, data, folder=Path(data).expanduser())
+        return DatasetName(data, data, folder=expanded(data))
     match = _NAME.fullmatch(data)
     if match is None:
         raise ConfigError(
@@ -72,7 +76,7 @@ def parse_name(data: str) -> DatasetName:
             hint="for example hf:org/name:train",
         )
     name, revision, split = match["name"], match["revision"], match["split"]
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name.startswith((".", "/", "~")) or path.exists():
         if revision is not None:
             raise ConfigError(
@@ -177,8 +181,9 @@ def _splits(library: Any, name: DatasetName, scratch: Path) -> Mapping[str, Any]
                 cache_dir=str(scratch),
                 download_config=library.DownloadConfig(cache_dir=str(scratch)),
             )
-        except ValueError:  # which configuration?
-            raise _unknown_part(library, name) from None
+        except ValueError as error:  # which configuration?
+            unknown = _unknown_part(library, name, scratch)
+            raise (error if unknown is None else unknown) from None
     if builder.name not in FORMATS:
         raise DataError(
             f"{name.given}: files of kind '{builder.name}', expected {', '.join(FORMATS)}",
@@ -189,8 +194,15 @@ def _splits(library: Any, name: DatasetName, scratch: Path) -> Mapping[str, Any]
     return splits
 
 
-def _unknown_part(library: Any, name: DatasetName) -> DataError:
-    parts = library.get_dataset_config_names(name.name, revision=name.revision)
+def _unknown_part(library: Any, name: DatasetName, scratch: Path) -> DataError | None:
+    """What is wrong with the configuration; None where it is something else."""
+    parts = library.get_dataset_config_names(
+        name.name if name.folder is None else str(name.folder.resolve()),
+        revision=name.revision,
+        download_config=library.DownloadConfig(cache_dir=str(scratch)),
+    )
+    if name.part in parts or (name.part is None and len(parts) < 2):
+        return None
     said = f"no configuration '{name.part}'" if name.part else f"{len(parts)} configurations"
     return DataError(
         f"{name.given}: {said}, expected the name of one: {', '.join(parts[:20])}",

@@ -37,6 +37,9 @@ ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", *CONTROL_ARMS)
 # Without groups these answer as `stage1` does, and `oppu-mlp` as `stage3`.
 GROUP_ARMS = ("stage2-mean", "stage2", "oppu-mlp")
 
+# Ends the label of a dataset's split: what its questions are made of (`dataset_people`).
+ASKED_LABEL = "newest fifth of items asked"
+
 # What DATA may be instead of a folder, and the synthetic people that it stands for.
 DEMOS = {
     "demo": "synth_tag",

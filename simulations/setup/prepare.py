@@ -16,13 +16,15 @@ from pathlib import Path
 
 from coordinator.consents import read_consents
 from coordinator.run_keys import make_run_root
+from proper_model.data import parse_split
+from proper_model.errors import ConfigError
 from proper_model.federation.machine import useful_threads
 from proper_model.federation.run_plan import DeviceEntry, RunPlan
 from proper_model.progress import Progress
 from proper_model.settings import Stage2People, to_mapping
 from proper_model.storage.files import make_private_folder, storage_errors, write_atomic
-from proper_model.tasks import User, users_to_json
-from simulations.setup.options import Machinery, OneRun
+from proper_model.tasks import User, counted, users_to_json
+from simulations.setup.options import CONTROL_ARMS, Machinery, OneRun
 from simulations.setup.placement import (
     Placement,
     base_bytes,
@@ -38,6 +40,8 @@ from simulations.setup.run_folder import (
     made_folder,
 )
 from simulations.setup.sources import Source, load_source
+
+FEWEST_SHUFFLED = 2  # test users
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def prepare(run: OneRun, progress: Progress) -> RunPlan:
     places, out = run.places, run.places.out.resolve()
     # Before data are read: they may take minutes.
     check_choices(this_machine().cores, actors=run.machinery.actors, threads=None)
+    check_control(run)
     for folder in (out, places.cache):
         check_owner(folder)
     with storage_errors(out):
@@ -84,6 +89,7 @@ def write(prepared: Prepared, progress: Progress) -> None:
 def build(run: OneRun, source: Source) -> Prepared:
     """Plan and files of a run."""
     # Before anything is written: a contradiction must leave OUT free.
+    check_control(run, len(source.population.test))
     placement = place(run.machinery, source)
     out = run.places.out.resolve()
     run_root = make_run_root(out / "server", now=datetime.now(UTC))
@@ -135,6 +141,24 @@ def build(run: OneRun, source: Source) -> Prepared:
         server_threads=server_threads(run.machinery, source),
     )
     return Prepared(plan, files)
+
+
+def check_control(run: OneRun, test_users: int | None = None) -> None:
+    """Raise ConfigError for too few test users to deal private states to somebody else.
+
+    `test_users` None: before data are read, so at most as many as the options allow.
+    """
+    people = run.reading.people
+    if test_users is None:
+        caps = (people.users, parse_split(people.split).count)  # 0: as many as the data have
+        test_users = min((cap for cap in caps if cap), default=FEWEST_SHUFFLED)
+    arms = [arm for arm in run.training.arms if arm not in CONTROL_ARMS]
+    if test_users < FEWEST_SHUFFLED and len(arms) < len(run.training.arms):
+        raise ConfigError(
+            f"{counted(test_users, 'test user')}: arm {CONTROL_ARMS[0]} gives everybody the private "
+            f"state of somebody else, which takes at least {FEWEST_SHUFFLED}",
+            hint=f"take more test users, or leave the arm out: --arms {','.join(arms)}",
+        )
 
 
 def _agreed(run: OneRun, users: Sequence[User]) -> list[User]:

@@ -18,7 +18,7 @@ from typing import Any
 from proper_model.errors import ConfigError, StorageError
 from proper_model.federation.run_plan import PLAN_FILE, RunPlan
 from proper_model.storage.files import make_private_folder, storage_errors
-from simulations.setup.options import Places
+from simulations.setup.options import ASKED_LABEL, Places
 
 TRUTH_FILE = "truth.json"  # in OUT of synthetic people only
 # What of a plan decides results, under the name that the user gave it.
@@ -159,6 +159,7 @@ def _people_options(old: str, new: str) -> set[str]:
         "pooled users": "--pooled-users",
         "test users": "--users",
         "items a user": "--max-items",
+        ASKED_LABEL: "DATA",
         "stage 2 with test users' histories": "--stage2-users",
         "stage 2 with shuffled identities": "--stage2-users",
     }

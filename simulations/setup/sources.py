@@ -26,7 +26,7 @@ from proper_model.text import Encoder, label_warnings, text_warnings
 from simulations.setup.columns import parse_columns
 from simulations.setup.dataset_people import read_dataset
 from simulations.setup.dataset_rows import is_dataset, parse_name
-from simulations.setup.options import Demo, Files, Reading
+from simulations.setup.options import ASKED_LABEL, Demo, Files, Reading
 
 DATA_HINT = "give a folder with OPPU's or LaMP's files, or a dataset as hf:NAME"
 MOST_WARNINGS = 5  # shown by a run; `validate` shows all
@@ -95,6 +95,8 @@ def load_source(reading: Reading, progress: Progress, *, scratch: Path | None = 
     check_pool(population.pooled)
     _tell(warnings)
     label = replace(people, split=split).label
+    if isinstance(origin, Files) and is_dataset(origin.data):
+        label = f"{label}, {ASKED_LABEL}"  # such data have no questions of their own
     return replace(source, population=population, people=label, left_out=left_out)
 
 

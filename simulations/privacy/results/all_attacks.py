@@ -131,7 +131,7 @@ def overview(lines: Sequence[Line]) -> Figure:
         "the same attack without the defence."
     )
     chart = intervals(rows, "advantage", zero=0.0, limits=(-0.25, 1.05))
-    title = "What gives most away, by attack and question"
+    title = "Most by attack and question"
     return charted("overview", title, f"With intervals: {'; '.join(said)}", chart, note)
 
 
