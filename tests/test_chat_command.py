@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -292,9 +293,11 @@ def test_at_a_terminal(person: Person, mine: Personal, tmp_path: Path) -> None:
 
 def _until(terminal: int, end: str) -> str:
     """What is shown until it ends so."""
-    shown, deadline = "", time.monotonic() + 600
+    shown, deadline = "", time.monotonic() + 120
     while not shown.replace("\r", "").endswith(end):
         assert time.monotonic() < deadline, shown
+        if not select.select([terminal], [], [], 1.0)[0]:
+            continue
         try:
             shown += os.read(terminal, 4096).decode(errors="replace")
         except OSError:  # the program ended

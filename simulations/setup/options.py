@@ -75,7 +75,7 @@ class Files:
     data: str
     task: str
     base: str
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)  # of no hash itself
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,8 @@ def _tell(warnings: Sequence[str]) -> None:
 def _real(files: Files, reading: Reading, progress: Progress) -> Source:
     settings = reading.settings
     task, warnings = choose_template(files.task, reading.template, settings)
+    hint = f"{DATA_HINT}, or the word demo"
+    check_there(files.data, hint=hint)
     name = base_beside(files.base, progress) if is_gguf(files.base) else files.base
     found = check_base(name, settings)
     progress("reading users", 0, 0)
@@ -121,7 +123,7 @@ def _real(files: Files, reading: Reading, progress: Progress) -> Source:
         files.data,
         task,
         files.columns,
-        hint=f"{DATA_HINT}, or the word demo",
+        hint=hint,
         report=report,
         progress=progress,
     )
@@ -172,6 +174,12 @@ def validate_data(
     report = Report(strict=False)
     population, name = read_data(data, task, given, report=report, progress=progress)
     return validation.validate_users(population.pooled, name, task, report)
+
+
+def check_there(data: str, *, hint: str) -> None:
+    """Raise DataError with the hint where DATA names no dataset and no file: before a base is looked at."""
+    if not is_dataset(data):
+        existing_data(data, hint=hint)
 
 
 def check_no_columns(data: str, columns: Mapping[str, str]) -> None:

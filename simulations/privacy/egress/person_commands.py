@@ -107,6 +107,9 @@ def _failing_before(given: Path, canaries: Mapping[str, Canary]) -> list[Typed]:
     return _twice(
         *(Typed(["adapt", str(given / name)], DataError.exit_code) for name in damaged),
         Typed(["generate", "tell", question], USAGE),
+        Typed(["generate", "tell", question, "--json"], USAGE),
+        Typed(["config", "set", bad, question], ConfigError.exit_code),
+        Typed(["config", "set", "threads", bad, "--json"], ConfigError.exit_code),
         Typed(["generate", f"--{bad} is"], USAGE),
         Typed(["generate", "x", "--max-tokens", bad], USAGE),
         Typed([bad, question], USAGE),
@@ -126,6 +129,7 @@ def _asking(given: Path, place: Path, canaries: Mapping[str, Canary]) -> list[Ty
             Typed(["inspect"]),
             Typed(["inspect", "--items"]),
             Typed(["inspect", "--json"]),
+            Typed(["generate", question, "--json"]),
             Typed(["evaluate"]),
         ),
         *_twice(
@@ -188,7 +192,7 @@ def _ending(given: Path, place: Path, canaries: Mapping[str, Canary]) -> list[Ty
     ]
     return [
         *_debug(
-            *(Typed([word]) for word in ("status", "path", "doctor", "lock")),
+            *(Typed([word]) for word in ("status", "path", "doctor", "lock", "config")),
             Typed(["passwd", "--new-passphrase-file", new]),
         ),
         *_twice(*(Typed(words, PassphraseError.exit_code) for words in wrong)),
@@ -200,7 +204,7 @@ def visits(canaries: Mapping[str, Canary], user: User) -> list[Visit]:
     """What is asked of `proper serve`: what it answers, what it refuses, and a client that leaves."""
     return [
         Visit("page", "GET", "/", 200, token=False),
-        Visit("page-script", "GET", "/answers.js", 200, token=False),
+        Visit("page-script", "GET", "/chat.js", 200, token=False),
         Visit("models", "GET", "/v1/models", 200),
         *_answered(canaries["question"].text),
         *_refused(canaries["exception"].text, canaries["question"].text),

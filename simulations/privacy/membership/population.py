@@ -22,7 +22,7 @@ from proper_model.tasks import HistoryItem, Task, User
 from simulations.privacy.results.options import LEAST_PEOPLE
 from simulations.setup.columns import parse_columns
 from simulations.setup.options import DEMOS
-from simulations.setup.sources import DATA_HINT, choose_template, read_data
+from simulations.setup.sources import DATA_HINT, check_there, choose_template, read_data
 
 if TYPE_CHECKING:
     from simulations.synthetic.people import SyntheticPopulation
@@ -154,11 +154,12 @@ def load_candidates(
         users, name = (*made.population.pooled, *made.population.test), made.task
         chosen, _ = choose_template(name, None, settings)
     else:
+        known = f"{DATA_HINT}; or " + ", ".join(sorted(DEMOS))
+        check_there(data, hint=known)
         if task is None or base is None:
             raise ConfigError(f"{data} needs --task and --base", hint="or attack the demo's people")
         chosen, _ = choose_template(task, None, settings)
         progress("reading users", 0, 0)
-        known = f"{DATA_HINT}; or " + ", ".join(sorted(DEMOS))
         population, name = read_data(
             data, chosen, parse_columns(columns), hint=known, progress=progress
         )
