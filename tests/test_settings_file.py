@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from typer.main import get_command
 
 from client.cli import app, run_cli
+from client.person.workspace import Keys
 from client.settings.file import read_settings, set_value, unset
 from client.settings.model import Settings
 from client.settings.names import KEYS, SETTINGS
@@ -114,6 +115,17 @@ def test_who_names_a_key_names_the_whole_way_to_open(
     assert used("key_file") is None
     assert used("passphrase_file") == Path("/variable")
     assert used("passphrase_file", ("--unlock", "ask")) is None
+
+
+def test_two_variables_that_both_open_are_refused_where_a_key_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PROPER_PASSPHRASE_FILE", "/a")
+    monkeypatch.setenv("PROPER_KEY_FILE", "/b")
+    assert (used("passphrase_file"), used("key_file")) == (Path("/a"), Path("/b"))
+    with pytest.raises(ConfigError, match="not both") as caught:
+        Keys(Path("/a"), Path("/b")).given()
+    assert "unset one of PROPER_PASSPHRASE_FILE and PROPER_KEY_FILE" in str(caught.value.hint)
 
 
 LAYERS = st.dictionaries(st.sampled_from(sorted(SETTINGS)), st.integers(0, 9))

@@ -50,8 +50,8 @@ class Keys:
         if self.key_file is not None and self.passphrase_file is not None:
             raise ConfigError(
                 "give --key-file or --passphrase-file, not both",
-                hint=f"one of {SETTINGS['passphrase_file'].variable} and {SETTINGS['key_file'].variable} "
-                "may be set as well",
+                hint=f"leave one of them out, or unset one of {SETTINGS['passphrase_file'].variable} and "
+                f"{SETTINGS['key_file'].variable} where variables name both",
             )
         if self.unlock != "auto" and (self.key_file or self.passphrase_file) is not None:
             raise ConfigError(
