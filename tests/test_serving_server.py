@@ -33,7 +33,7 @@ from client.serving.session import Ending
 from proper_model.errors import ProperError
 
 class Endless(FakeSession):
-    def generate(self, prompt, *, stage, max_tokens):
+    def generate(self, messages, *, stage, manner):
         while True:
             time.sleep({pause})
             yield "canary"
