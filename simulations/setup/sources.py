@@ -111,7 +111,9 @@ def _tell(warnings: Sequence[str]) -> None:
 
 
 def _real(files: Files, reading: Reading, progress: Progress) -> Source:
-    settings = reading.settings
+    settings, hint = reading.settings, f"{DATA_HINT}, or the word demo"
+    if not is_dataset(files.data):
+        existing_data(files.data, hint=hint)  # before a base is looked for, which may take minutes
     task, warnings = choose_template(files.task, reading.template, settings)
     name = base_beside(files.base, progress) if is_gguf(files.base) else files.base
     found = check_base(name, settings)
@@ -121,7 +123,7 @@ def _real(files: Files, reading: Reading, progress: Progress) -> Source:
         files.data,
         task,
         files.columns,
-        hint=f"{DATA_HINT}, or the word demo",
+        hint=hint,
         report=report,
         progress=progress,
     )
