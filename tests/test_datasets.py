@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from io import BytesIO
 from pathlib import Path
@@ -320,6 +321,13 @@ def test_columns_belong_to_datasets(task: Task, tmp_path: Path) -> None:
         read_data(str(file), task, {"user": "a"})
     columns = find_columns(["user", "text", "mood", "else"], {}, task, where="x")
     assert columns.read == ["user", "text", "mood"]
+
+
+def test_what_to_read_is_a_key_of_its_own(tmp_path: Path) -> None:
+    """Experiments read people once for all runs that read the same."""
+    given = RunOptions(data="hf:a/b", out=tmp_path, task="LaMP_2M", base="b", columns="user=who")
+    readings = [replace(given, columns=named).runs()[0].reading for named in ("user=who", "user=x")]
+    assert len(dict.fromkeys((*readings, given.runs()[0].reading))) == 2
 
 
 def test_without_the_library_the_extra_is_named(

@@ -75,7 +75,7 @@ class Files:
     data: str
     task: str
     base: str
-    columns: Mapping[str, str] = field(default_factory=dict, hash=False)  # of no hash itself
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)  # a dict has no hash
 
 
 @dataclass(frozen=True)
