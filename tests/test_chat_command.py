@@ -31,10 +31,12 @@ from tests.documents import document
 from tests.serve_process import adapted_person
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# Ctrl-C is a signal only of the terminal that a process is controlled by.
+# Ctrl-C is a signal only of the terminal that a process is controlled by, and ignored where whoever started
+# these tests ignores it, as a shell does in the background.
 AT_A_TERMINAL = """
-import fcntl, termios
+import fcntl, signal, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from client.cli import main
 main()
 """
