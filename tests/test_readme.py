@@ -155,7 +155,7 @@ def listed_folders(readme: str) -> set[str]:
 
 def folders(root: Path) -> set[str]:
     """The folders of the repository, and of the four packages those that hold modules."""
-    ignored = [line.rstrip("/") for line in (root / ".gitignore").read_text().splitlines()]
+    ignored = [line.strip("/") for line in (root / ".gitignore").read_text().splitlines()]
     top = {
         path.name
         for path in root.iterdir()
@@ -253,10 +253,10 @@ def test_the_tree_lists_the_folders_that_there_are(
     assert listed_folders(readme) == folders(repository)
     planted = "## What is where\n```text\nclient/     the device\n  vault/    keys\n```"
     assert listed_folders(planted) == {"client", "client/vault"}
-    for name in ("client/vault", "client/page", "runs/demo", "docs", ".git", "x.egg-info"):
+    for name in ("client/vault", "client/page", "runs/demo", "docs", ".git", "x.egg-info", "bases"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "client/vault/__init__.py").touch()
-    (tmp_path / ".gitignore").write_text("runs/\n*.egg-info/\n")
+    (tmp_path / ".gitignore").write_text("runs/\n*.egg-info/\n/bases/\n")
     assert folders(tmp_path) == {"client", "client/vault", "docs"}
 
 
