@@ -140,7 +140,7 @@ def test_costs_and_updates_are_counted(outcome: Outcome) -> None:
         assert len(sets[drift.NEWEST].query_ids) == 3 * 5
 
 
-def nothing_helps(_: Learner, members: Sequence[Start]) -> list[WentOn]:
+def nothing_helps(_: Learner, members: Sequence[Start], **__: float) -> list[WentOn]:
     fit = LoraFit(1e-2, 0, 1.0, 1.0, trained=True, failed=False)
     return [WentOn({}, fit) for _ in members]
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from client.commands.update import say_update, update_facts
-from client.person import adapting, updating
+from client.person import adapting
 from client.person.answering import Personal
 from client.person.learner import Learner
 from client.person.state import PersonalState
-from client.person.updating import Update, begin, update, with_items
+from client.person.updating import Update, begin, update, update_all, with_items
 from proper_model.release.contents import Release
 from proper_model.tasks.records import HistoryItem, User
 from tests.releases import small_release, small_users
@@ -63,16 +63,16 @@ def test_a_few_contradicting_items_do_not_ruin_the_old_ones(
     release: Release,
     user: User,
     before: PersonalState,
-    monkeypatch: pytest.MonkeyPatch,
     old_may_refuse: bool,
 ) -> None:
     """Planted. Without the old items' vote the new ones, which gain, would have their way."""
-    if not old_may_refuse:
-        monkeypatch.setattr(updating, "OLD_LOSS_TOLERANCE", math.inf)
     learner, name = Learner(release), release.task.name
     new = contradicting(release, user)
     grown = with_items(before.tasks[name], new)
-    done = update(learner, before, name, grown)
+    if old_may_refuse:
+        done = update(learner, before, name, grown)
+    else:
+        (done,) = update_all(learner, [before], name, [grown], tolerance=math.inf)
     assert done.loss_after < done.loss_before, "new items alone would say yes"
     assert done.old_loss_after > done.old_loss_before + 0.1
     assert (done.kept, done.harmed) == (not old_may_refuse, old_may_refuse)

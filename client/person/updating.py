@@ -74,7 +74,12 @@ def update(learner: Learner, state: PersonalState, name: str, grown: TaskState) 
 
 
 def update_all(
-    learner: Learner, states: Sequence[PersonalState], name: str, grown: Sequence[TaskState]
+    learner: Learner,
+    states: Sequence[PersonalState],
+    name: str,
+    grown: Sequence[TaskState],
+    *,
+    tolerance: float = OLD_LOSS_TOLERANCE,
 ) -> list[Update]:
     """Go on from everybody's adapter of a task with items it has not seen; each keeps what helps.
 
@@ -84,11 +89,12 @@ def update_all(
 
     Args:
         grown: everybody's task with its new items, as `with_items` makes it.
+        tolerance: by how much the loss of old items may rise; infinite: new items alone judge.
 
     Raises ConfigError if somebody has no adapter or no new item.
     """
     begun = [begin(learner, *one, name) for one in zip(states, grown, strict=True)]
-    ended = go_on(learner, [start for _, start in begun])
+    ended = go_on(learner, [start for _, start in begun], tolerance=tolerance)
     return [_end(learner, *one, name, done) for one, done in zip(begun, ended, strict=True)]
 
 
@@ -170,13 +176,15 @@ def _end(learner: Learner, state: PersonalState, start: Start, name: str, done: 
 class WentOn:
     """What became of it: `lora.<site>.A|B`, and how it was chosen on held-back items.
 
-    `old_before` and `old_after`: loss per answer token on old items that judged, NaN without any.
+    `old_before` and `old_after`: loss per answer token on old items that judged, NaN without any;
+    it may rise by `tolerance`.
     """
 
     adapter: Mapping[str, Tensor]
     fit: LoraFit
     old_before: float = math.nan
     old_after: float = math.nan
+    tolerance: float = OLD_LOSS_TOLERANCE
 
     @property
     def helps(self) -> bool:
@@ -185,8 +193,8 @@ class WentOn:
 
     @property
     def harmed(self) -> bool:
-        """Whether it helps the new items and costs the old ones more than OLD_LOSS_TOLERANCE."""
-        return self.helps and self.old_after > self.old_before + OLD_LOSS_TOLERANCE
+        """Whether it helps the new items and costs the old ones more than they may lose."""
+        return self.helps and self.old_after > self.old_before + self.tolerance
 
     @property
     def kept(self) -> bool:
@@ -194,8 +202,13 @@ class WentOn:
         return self.helps and not self.harmed
 
 
-def go_on(learner: Learner, starts: Sequence[Start]) -> list[WentOn]:
-    """Train every adapter from where it stands, all in shared passes; each keeps what helps it."""
+def go_on(
+    learner: Learner, starts: Sequence[Start], *, tolerance: float = OLD_LOSS_TOLERANCE
+) -> list[WentOn]:
+    """Train every adapter from where it stands, all in shared passes; each keeps what helps it.
+
+    What helps and costs old items more than `tolerance` is not kept either.
+    """
     embeddings = torch.stack([start.embedding for start in starts]).to(learner.model.device)
     lora, fits = learner.train_loras(
         [start.samples for start in starts],
@@ -212,7 +225,7 @@ def go_on(learner: Learner, starts: Sequence[Start]) -> list[WentOn]:
     begun = [learner.named(start.factors) for start in starts]
     before = learner.losses_of(begun, embeddings, judges)
     judged = [
-        replace(done, old_before=old, old_after=new)
+        replace(done, old_before=old, old_after=new, tolerance=tolerance)
         for done, old, new in zip(ended, before, after, strict=True)
     ]
     return [
