@@ -46,8 +46,17 @@ class FakeSession:
     calls: list[tuple] = field(default_factory=list)
     asked: list[tuple] = field(default_factory=list)  # messages and manner
     threads: set[int] = field(default_factory=set)
+    changes: list[Callable[[FakeSession], None]] = field(default_factory=list)
+    refreshes: int = 0
     forget_gate: Callable[[], None] = lambda: None
     forget_raises: Exception | None = None  # after the items are gone
+
+    def refresh(self):
+        """What another command did since, one change a look."""
+        self.refreshes += 1
+        self.threads.add(threading.get_ident())
+        if self.changes:
+            self.changes.pop(0)(self)
 
     def wording(self, messages):
         return "task" if len(messages) == 1 else "chat"

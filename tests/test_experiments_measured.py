@@ -140,7 +140,7 @@ def test_costs_and_updates_are_counted(outcome: Outcome) -> None:
         assert len(sets[drift.NEWEST].query_ids) == 3 * 5
 
 
-def nothing_helps(_: Learner, members: Sequence[Start]) -> list[WentOn]:
+def nothing_helps(_: Learner, members: Sequence[Start], **__: float) -> list[WentOn]:
     fit = LoraFit(1e-2, 0, 1.0, 1.0, trained=True, failed=False)
     return [WentOn({}, fit) for _ in members]
 
@@ -211,7 +211,7 @@ def test_going_on_together_is_going_on_alone(release: Release) -> None:
     members = []
     for number, user in enumerate(changed()[0][:3]):
         encoded = learner.encode(user.history[:20], task)
-        samples, _ = update_samples(encoded[14:], encoded[:14], seed=number, fraction=0.2)
+        samples, _, _ = update_samples(encoded[14:], encoded[:14], seed=number, fraction=0.2)
         fresh = learner.model.new_user_lora([number])
         factors = [factor.detach()[0] for factor in (*fresh.a, *fresh.b)]
         members.append(Start(factors, release.mean_embedding, samples))

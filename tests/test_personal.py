@@ -21,7 +21,14 @@ from client.person.arms import ArmModel, predict
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, decode, encode
 from client.person.stores import VaultStore
-from client.person.updating import Update, in_time, update, update_samples, with_items
+from client.person.updating import (
+    MOST_OLD_JUDGES,
+    Update,
+    in_time,
+    update,
+    update_samples,
+    with_items,
+)
 from client.vault import backup
 from proper_model.errors import ConfigError, ExportError, NotAdaptedError, TrainingError, VaultError
 from proper_model.kernels.packing import Encoded
@@ -278,15 +285,17 @@ def test_one_new_item_waits_for_the_next(release: Release, user: User) -> None:
     assert left.tasks[name].waiting == ()
 
 
-def test_only_new_items_judge_an_update(release: Release, user: User) -> None:
+def test_new_items_choose_and_old_ones_may_refuse(release: Release, user: User) -> None:
     """The adapter has seen the old ones: by them nothing would do better than to stay."""
     learner = Learner(release)
     encoded = learner.encode(user.history, release.task)
     old, new = encoded[:8], encoded[8:]
     for some in (new[:2], new[:7], new):
-        samples, rehearsed = update_samples(some, old, seed=3, fraction=0.2)
-        assert rehearsed == min(len(old), max(8, len(some)))
-        assert set(map(id, samples.items)) == set(map(id, (*old, *some)))
+        samples, rehearsed, refusing = update_samples(some, old, seed=3, fraction=0.2)
+        assert (rehearsed, len(refusing)) == (6, 2), "a fifth of the old items trains nothing"
+        assert set(map(id, (*samples.items, *refusing))) == set(map(id, (*old, *some)))
+        assert set(map(id, refusing)) <= set(map(id, old))
+        assert len(samples.items) + len(refusing) == len(old) + len(some)
         for fold in samples.folds:
             judges = set(map(id, fold.held_back))
             assert judges <= set(map(id, some))
@@ -295,6 +304,13 @@ def test_only_new_items_judge_an_update(release: Release, user: User) -> None:
     judged = update_samples(new[:7], old, seed=3, fraction=0.2)[0].judged
     assert set(map(id, judged)) == set(map(id, new[:7])), "of a few every one judges"
     assert update_samples(new[:1], old, seed=3, fraction=0.2)[0].folds == ()
+    _, rehearsed, refusing = update_samples(new[:3], encoded[:20], seed=3, fraction=0.2)
+    assert (rehearsed, len(refusing)) == (8, 12), "all that are not rehearsed"
+    _, rehearsed, refusing = update_samples(new[:3], old * 20, seed=3, fraction=0.2)
+    assert (rehearsed, len(refusing)) == (8, MOST_OLD_JUDGES)
+    for few, counts in ((old[:1], (1, 0)), ([], (0, 0)), (old[:2], (1, 1))):
+        _, rehearsed, refusing = update_samples(new[:3], few, seed=3, fraction=0.2)
+        assert (rehearsed, len(refusing)) == counts
 
 
 def test_an_update_with_nothing_new(release: Release, user: User) -> None:

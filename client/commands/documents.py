@@ -167,8 +167,12 @@ class Updated(Part):
     rehearsed: int
     judged: bool
     kept: bool
+    harmed: bool = Field(description="new items gained, but old ones lost too much")
     loss_before: float | None
     loss_after: float | None
+    old_judged: int = Field(description="old items that did not train and judged the result")
+    old_loss_before: float | None
+    old_loss_after: float | None
 
 
 class Update(Document):

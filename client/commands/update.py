@@ -46,7 +46,8 @@ def update(
 ) -> dict[str, Any]:
     """Train with the items of HISTORY that are new, rehearsing old ones; kept only if it helps.
 
-    HISTORY may hold old items as well; they are recognized. New items that are held back decide.
+    HISTORY may hold old items as well; they are recognized. New items that are held back decide, and
+    old ones that would lose by it can refuse.
     Where there were too few items for an adapter so far, all of them are adapted to.
     """
     from client.person import adapting, item_promise, updating
@@ -100,14 +101,14 @@ def tell(done: Update | PersonalState, name: str, least: int | None) -> dict[str
 
 def update_facts(result: Update) -> dict[str, Any]:
     """What became of the update, in numbers; no loss where nothing judged."""
-    losses = ("loss_before", "loss_after")
-    return {
-        field.name: None
-        if field.name in losses and not result.judged
-        else getattr(result, field.name)
+    facts = {
+        field.name: getattr(result, field.name)
         for field in dataclasses.fields(result)
         if field.name != "state"
     }
+    missing = [] if result.judged else ["loss_before", "loss_after"]
+    missing += [] if result.old_judged else ["old_loss_before", "old_loss_after"]
+    return facts | dict.fromkeys(missing)
 
 
 def say_update(result: Update) -> None:
@@ -118,14 +119,30 @@ def say_update(result: Update) -> None:
             "next ones come."
         )
         return
+    from client.person.updating import OLD_LOSS_TOLERANCE
+
     new = counted(result.new_items, "new item")
-    if not result.kept:
+    if not result.kept and not result.harmed:
         print_line(
             f"{new} did not make held-back ones likelier, so your adapter stays as it was; they are "
             "stored, and count as new when the next ones come."
         )
         return
+    gained = (
+        f"loss on new items that were held back {result.loss_before:.3f} before, "
+        f"{result.loss_after:.3f} after"
+    )
+    if result.old_judged:
+        gained += (
+            f"; on {counted(result.old_judged, 'old item')} left out of the training "
+            f"{result.old_loss_before:.3f} before, {result.old_loss_after:.3f} after"
+        )
+    if not result.harmed:
+        print_line(f"Your adapter went on with {new} and {result.rehearsed} old ones: {gained}.")
+        return
     print_line(
-        f"Your adapter went on with {new} and {result.rehearsed} old ones: loss on new items that "
-        f"were held back {result.loss_before:.3f} before, {result.loss_after:.3f} after."
+        f"{new} would cost too much of what your adapter knows of the old ones, so it stays as it "
+        f"was: {gained}, and at most {OLD_LOSS_TOLERANCE:g} more is taken. They are stored, and count as "
+        "new when the next ones come. If the old answers hold no longer, forget those items (proper "
+        "forget), or train anew on everything (proper adapt HISTORY)."
     )

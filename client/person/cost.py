@@ -129,7 +129,9 @@ def estimate_update(learner: Learner, state: PersonalState, name: str, grown: Ta
     rates = len(user.learning_rates) if calibrated is None else 1
     (early, again), (late, most) = (_lengths(learner, n) for n in (user.patience + 1, math.inf))
     trials = [_tokens(start.samples, epochs=n, rates=rates) / rate for n in (early, late)]
-    refits = [_refit_tokens(start.samples, n) / rate for n in (again, most)]
+    # Old items judge the result, with and without it.
+    judging = 2 * JUDGING * sum(len(item.tokens) for item in start.old_judges)
+    refits = [(_refit_tokens(start.samples, n) + judging) / rate for n in (again, most)]
     phases = (
         ExpectedPhase("update", trials[0], trials[1], stops_early=True),
         ExpectedPhase("update", refits[0], refits[1]),

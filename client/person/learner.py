@@ -24,6 +24,7 @@ from proper_model.engine import (
     embedding_split,
     fit_settings,
     free_bytes,
+    held_back_losses,
     item_training,
     lora_settings,
     own_split,
@@ -31,7 +32,7 @@ from proper_model.engine import (
     within,
 )
 from proper_model.kernels import Encoded
-from proper_model.model import AdaptedModel, UserLora
+from proper_model.model import AdaptedModel, UserLora, personal_pass, stack_adapters
 from proper_model.progress import Progress, silent
 from proper_model.release.contents import Release
 from proper_model.settings import Calibrated, ItemPrivacy, UserRouting
@@ -273,9 +274,52 @@ class Learner:
 
     def factors(self, tensors: Mapping[str, Tensor]) -> Factors:
         """The inverse of `lora_tensors` for one member: A of every site, then B, then any W."""
-        paths = [site.path for site in self.model.sites]
+        return [tensors[name] for name in self._names]
+
+    def named(self, factors: Factors) -> dict[str, Tensor]:
+        """The inverse of `factors`, in main memory."""
+        tensors = (factor.detach().cpu().clone() for factor in factors)
+        return dict(zip(self._names, tensors, strict=True))
+
+    @property
+    def _names(self) -> list[str]:
         letters = "ABW" if self.model.structure.has_own_router else "AB"
-        return [tensors[f"lora.{path}.{letter}"] for letter in letters for path in paths]
+        return [f"lora.{site.path}.{letter}" for letter in letters for site in self.model.sites]
+
+    def losses_of(
+        self,
+        adapters: Sequence[Mapping[str, Tensor]],
+        embeddings: Tensor,
+        judged: Sequence[Sequence[Encoded]],
+    ) -> list[float]:
+        """Loss per answer token of every member's items at stage 3, the mean of items; NaN of none.
+
+        Args:
+            adapters: every member's, by their names on disk.
+            embeddings: [U, tables, e].
+        """
+        pairs = [(slot, item) for slot, own in enumerate(judged) for item in own]
+        found: list[list[float]] = [[] for _ in judged]
+        if pairs:
+            stack_adapters(self.model, adapters)
+            items = Samples(tuple(item for _, item in pairs), (), 0)
+            settings = self.within_memory(lora_settings(self.settings, epochs=1), [items])
+            stage_3 = partial(
+                personal_pass,
+                embeddings=embeddings,
+                routing=self.model.structure.user_routing,
+                experts=True,
+            )
+            losses = held_back_losses(
+                self.model,
+                self.encoder,
+                pairs,
+                stage_3,
+                settings.tokens_judged,
+            )
+            for (slot, _), loss in zip(pairs, losses.tolist(), strict=True):
+                found[slot].append(loss)
+        return [math.fsum(own) / len(own) if own else math.nan for own in found]
 
     def resuming(self, checkpoint: Checkpoint) -> Learner:
         """The same learner, whose training can be resumed from there."""

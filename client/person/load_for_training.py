@@ -39,13 +39,7 @@ def load_within(
     workspace: Workspace, bundle: InstalledBundle, state: PersonalState | None, memory: Memory
 ) -> tuple[Release, MemoryChoice]:
     """A release with its base held as the options say, else as the adapters were trained."""
-    choice = choose(
-        memory.limit_bytes,
-        base_facts(workspace.home, workspace.releases.read(bundle)),
-        asked=memory.base_weights,
-        stored=None if state is None else state.base_weights,
-        recompute=memory.recompute,
-    )
+    choice = choice_for(workspace, bundle, state, memory)
     if memory.limit_bytes is not None:
         return_freed_memory()
     release = workspace.load(
@@ -55,6 +49,19 @@ def load_within(
         user = replace(release.settings.user, recompute_activations=True)
         release = replace(release, settings=replace(release.settings, user=user))
     return release, choice
+
+
+def choice_for(
+    workspace: Workspace, bundle: InstalledBundle, state: PersonalState | None, memory: Memory
+) -> MemoryChoice:
+    """How `load_within` would hold the base. Raises as `choose`."""
+    return choose(
+        memory.limit_bytes,
+        base_facts(workspace.home, workspace.releases.read(bundle)),
+        asked=memory.base_weights,
+        stored=None if state is None else state.base_weights,
+        recompute=memory.recompute,
+    )
 
 
 def choose(

@@ -45,6 +45,11 @@ class Keys:
     weak: bool = False  # a new secret may be easily guessed
     unlock: str = "auto"  # where the key comes from without a file: auto, keyring or ask
 
+    @property
+    def has_file(self) -> bool:
+        """Whether an option or variable names a file with the key."""
+        return (self.key_file or self.passphrase_file) is not None
+
     def given(self) -> Secret | None:
         """The secret of an option or variable, None without one."""
         if self.key_file is not None and self.passphrase_file is not None:
@@ -53,7 +58,7 @@ class Keys:
                 hint=f"leave one of them out, or unset one of {SETTINGS['passphrase_file'].variable} and "
                 f"{SETTINGS['key_file'].variable} where variables name both",
             )
-        if self.unlock != "auto" and (self.key_file or self.passphrase_file) is not None:
+        if self.unlock != "auto" and self.has_file:
             raise ConfigError(
                 f"--unlock {self.unlock} takes no file, and --key-file or --passphrase-file names one",
                 hint="leave one of them out",
@@ -107,6 +112,15 @@ class Workspace:
         vault = open_vault(self.home.vault, self._secret())
         vault.tell_by(say_warning)
         return vault
+
+    def open_unasked(self) -> Vault | None:
+        """The vault, None where there is none or only the person could say its key.
+
+        For a program that has begun and must not ask. Raises as `open`.
+        """
+        kinds = {kind for _, kind in slot_kinds(self.home.vault)} if self.has_vault else set()
+        from_keyring = "keyring" in kinds and self.keys.unlock != "ask"
+        return self.open() if kinds and (self.keys.has_file or from_keyring) else None
 
     def _secret(self) -> Secret:
         given = self.keys.given()

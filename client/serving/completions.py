@@ -140,6 +140,7 @@ class Completions:
         return await self._answer(request, body, ChatReply)
 
     async def models(self, _request: Request) -> Response:
+        await self.turns.look()
         common = {"object": "model", "created": self.started, "owned_by": "proper"}
         names = self.turns.session.model_names
         return JSONResponse({"object": "list", "data": [{"id": name, **common} for name in names]})
@@ -147,23 +148,30 @@ class Completions:
     async def _answer(
         self, request: Request, body: CompletionRequest | ChatRequest, form: type[Reply]
     ) -> Response:
-        asked = asked_by(body, self.turns.session.model_names)
+        await self.turns.look()
+        asked = self._asked(body)
         name = f"{form.prefix}-{self.new_id()}"
         wording = self.turns.session.wording(asked.messages)
         reply = form(name, int(self.clock()), asked.model, wording, asked.include_usage)
         if asked.stream:
-            return EventStream(partial(self._stream, asked, reply))
-        return await whole_or_gone(request, self._whole(asked, reply))
+            return EventStream(partial(self._stream, body, reply))
+        return await whole_or_gone(request, self._whole(body, reply))
 
-    async def _whole(self, asked: Asked, reply: Reply) -> Json:
+    def _asked(self, body: CompletionRequest | ChatRequest) -> Asked:
+        """Read again within the turn: until it came, another stage may have become the highest."""
+        return asked_by(body, self.turns.session.model_names)
+
+    async def _whole(self, body: CompletionRequest | ChatRequest, reply: Reply) -> Json:
         pieces: list[str] = []
-        async with self.turns.turn(), self._generating(asked) as step:
+        async with self.turns.turn(), self._generating(asked := self._asked(body)) as step:
             while isinstance(part := await step(), str):
                 pieces.append(part)
             return reply.whole("".join(pieces), part, await self._count(asked))
 
-    async def _stream(self, asked: Asked, reply: Reply, emit: Emit) -> None:
-        async with self.turns.turn(), self._generating(asked) as step:
+    async def _stream(
+        self, body: CompletionRequest | ChatRequest, reply: Reply, emit: Emit
+    ) -> None:
+        async with self.turns.turn(), self._generating(asked := self._asked(body)) as step:
             part: str | Ending = await step()  # before anything is sent: a refusal is a status
             for chunk in reply.opening():
                 await emit(chunk)

@@ -78,6 +78,7 @@ class PageApi:
         ]
 
     async def status(self, _request: Request) -> Response:
+        await self._turns.look()
         session = self._turns.session
         return JSONResponse(
             {
@@ -115,6 +116,7 @@ class PageApi:
 
     async def routing(self, request: Request) -> Response:
         body = parse_body(RoutingRequest, await read_body(request))
+        await self._turns.look()
         stages = self._turns.session.stages
         if body.stage not in stages:
             expected = ", ".join(stages)

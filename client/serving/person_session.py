@@ -1,28 +1,45 @@
-"""The session of `proper serve`: one person's model, answering, routing, forgetting."""
+"""The session of `proper serve`: one person's model, answering, routing, forgetting.
+
+Other commands change what is stored meanwhile. Before each request it is looked whether they did, and
+what was loaded is dropped then, before what is stored now is read: no request is answered by a state
+that is stored no more, and no item that was forgotten stays in memory.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 
 from client.person import adapting
 from client.person.answering import Personal, Wording, check_retrieve, wording_of
 from client.person.learner import Learner
-from client.person.load_for_training import load_within
+from client.person.load_for_training import choice_for, load_within
 from client.person.state import PersonalState
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory, Workspace
 from client.serving.faults import RequestError
 from client.serving.session import Ending, ForgetReport, ItemRow, Manner, Routing
 from client.terminal.terminal_text import preview
-from client.vault.opening import Vault, vault_exists
+from client.vault.opening import Vault, fingerprint, vault_exists
 from proper_model.answering import Sampling, seeded
-from proper_model.errors import BaseModelError, BusyError, DataError, ProperError
+from proper_model.errors import (
+    BaseModelError,
+    BusyError,
+    DataError,
+    PassphraseError,
+    ProperError,
+    StorageError,
+)
 from proper_model.progress import Progress
 from proper_model.tasks import Depth
 from proper_model.text import ChatMessage
 
 PREVIEW = 80  # characters of an item
+CHANGED = "another proper command has changed what is stored since this server started"
+AGAIN = "start proper serve again"
+UNKNOWN = b"unknown"  # no fingerprint: what lies there could not be looked at
 
 
 class ServedPerson:
@@ -45,13 +62,16 @@ class ServedPerson:
         *,
         retrieve: Depth | None = None,
     ) -> None:
+        self._seen = fingerprint(workspace.home.vault)  # first: a change after it will be noticed
         state = None if vault is None else stored(VaultStore(vault))
         check_retrieve(state, retrieve)
-        self._workspace, self._vault = workspace, vault
+        self._workspace, self._vault, self._memory = workspace, vault, memory
         self._bundle = workspace.bundle_of(state)
-        self._release, _ = load_within(workspace, self._bundle, state, memory)
-        self._name = None if state is None or not state.tasks else state.task_named(name)[0]
-        self._retrieve = retrieve
+        self._release, choice = load_within(workspace, self._bundle, state, memory)
+        self._base_weights = choice.base_weights
+        self._name, self._retrieve = name, retrieve
+        self._answers = ""  # the task that was answered last
+        self._refused = ""  # why nothing is answered; empty: it is
         self._use(state)
 
     @property
@@ -83,6 +103,59 @@ class ServedPerson:
     @property
     def label_choices(self) -> tuple[str, ...]:
         return tuple(self._mine.task.labels or ())
+
+    def refresh(self) -> None:
+        folder = self._workspace.home.vault
+        try:
+            now = fingerprint(folder)
+        except StorageError:
+            now = UNKNOWN
+        if now != self._seen or now == UNKNOWN:
+            self._seen = now
+            self._take_stored()
+        if self._refused:
+            raise BusyError(f"{CHANGED}; {self._refused}", hint=AGAIN)
+
+    def _take_stored(self) -> None:
+        """Use what is stored now. What was loaded is gone first, and stays so if that fails."""
+        refused, self._refused = self._refused, "what is stored now cannot be loaded"
+        vault, self._vault = self._vault, None
+        self._use(None)
+        try:
+            vault = self._stored_vault(vault, known=vault is not None or bool(refused))
+            state = None if vault is None else stored(VaultStore(vault))
+            if state is not None and state.tasks:
+                self._check_release(state)
+            self._use(state)
+        except (BusyError, PassphraseError):
+            self._refused = "this server's key does not open it any more"
+        except ProperError as error:
+            self._use(None)
+            self._refused += f" ({type(error).__name__})"  # a message may name a private path
+        else:
+            self._vault, self._refused = vault, ""
+
+    def _stored_vault(self, vault: Vault | None, *, known: bool) -> Vault | None:
+        """The vault that lies there now, None without one, and where its key was never known.
+
+        Raises BusyError or PassphraseError if its key was `known` and is another one now.
+        """
+        if not self._workspace.has_vault:
+            return None
+        if vault is not None:
+            with suppress(BusyError):
+                return vault.reopened()
+        found = self._workspace.open_unasked()  # a file or the keyring may hold the key of now
+        if found is None and known:
+            raise BusyError("another key opens the vault now")
+        return found
+
+    def _check_release(self, state: PersonalState) -> None:
+        """Raise DataError for a state over another base than is loaded; two would rarely fit."""
+        bundle = self._workspace.bundle_of(state)
+        choice = choice_for(self._workspace, bundle, state, self._memory)
+        if (bundle.bundle_id, choice.base_weights) != (self.bundle_id, self._base_weights):
+            raise DataError("the adapter is over another release now")
 
     def wording(self, messages: Sequence[ChatMessage]) -> Wording:
         return wording_of(messages)
@@ -132,45 +205,44 @@ class ServedPerson:
         )
 
     def items(self) -> Sequence[ItemRow]:
-        if self._state is None or self._name is None:
+        if self._state is None or self._task is None:
             return []
         return [
             ItemRow(number, item.id, item.date, preview(item.fields, PREVIEW))
-            for number, item in enumerate(self._state.tasks[self._name].items, start=1)
+            for number, item in enumerate(self._state.tasks[self._task].items, start=1)
         ]
 
     def forget(self, ids: Sequence[str] | None, *, progress: Progress) -> ForgetReport:
         if ids is None:
             return self._forget_everything()
-        if self._vault is None or self._state is None or self._name is None:
+        if self._vault is None or self._state is None or self._task is None:
             raise DataError("nothing private is stored here yet")
-        known = {item.id for item in self._state.tasks[self._name].items}
+        known = {item.id for item in self._state.tasks[self._task].items}
         if not set(ids) <= known:
             raise DataError("an item to forget is not in the history", hint="load the list again")
         gone = len(set(ids))
         with self._workspace.home.working():
             self._check_unchanged(self._vault)
             self._vault.check_forgetting()  # before the minutes of training
-            left = adapting.without(self._state, self._name, ids)
+            left = adapting.without(self._state, self._task, ids)
             memory_bytes = self._release.memory_bytes
             learner = Learner(self._release, memory_bytes=memory_bytes, progress=progress)
-            trained = adapting.adapt(learner, left, adapting.histories_of(left), changed=self._name)
-            self._replace(self._vault, trained, self._name, gone)
-        kept = len(trained.tasks[self._name].items)
+            trained = adapting.adapt(learner, left, adapting.histories_of(left), changed=self._task)
+            self._replace(self._vault, trained, self._task, gone)
+        kept = len(trained.tasks[self._task].items)
         return ForgetReport(gone, kept, ("Exports, backups and copies of the folder stay.",))
 
     def _check_unchanged(self, vault: Vault) -> None:
-        """Raise BusyError if something else is stored than was loaded: training would be in vain."""
-        try:
-            if self._workspace.has_vault:
-                vault.settle()
-                return
-        except BusyError:
-            pass
-        raise BusyError(
-            "another proper command has changed what is stored since this server started",
-            hint="nothing was forgotten; start proper serve again and repeat it there",
-        )
+        """Raise BusyError if something else is stored than was loaded: training would be in vain.
+
+        What is stored is loaded then, so that the list can be had again.
+        """
+        self.refresh()
+        if self._vault is not vault:
+            raise BusyError(
+                CHANGED, hint="nothing was forgotten; load the list again and repeat it"
+            )
+        vault.settle()
 
     def _replace(self, vault: Vault, state: PersonalState, name: str, gone: int) -> None:
         """Store a state so that nothing older stays; whatever fails, go on with what is stored."""
@@ -178,6 +250,7 @@ class ServedPerson:
         try:
             store.write_without(state, task=name, items=gone)
         except ProperError as error:
+            self._seen = fingerprint(self._workspace.home.vault)
             now = stored(store)
             self._use(now)
             if now is not None and len(now.events) > len(state.events):
@@ -187,13 +260,21 @@ class ServedPerson:
                     hint="the next adapt, update or forget removes it",
                 ) from error
             raise
+        self._seen = fingerprint(self._workspace.home.vault)
         self._use(stored(store))
 
     def _use(self, state: PersonalState | None) -> None:
-        self._state = state
-        self._name = self._name if state is not None else None
-        depth = self._retrieve if state is not None and state.tasks else None
-        self._mine = Personal.of(self._release, state, self._name, retrieve=depth)
+        """Answer by a state, None: as for a person without one. Nothing of the one before is kept."""
+        name, depth = None, None
+        if state is not None and state.tasks:
+            # Whoever named none stays with the one task there was when another one comes.
+            known = self._answers in state.tasks
+            name = self._answers if known else state.task_named(self._name)[0]
+            depth = self._retrieve
+            self._answers = name
+        self._mine = Personal.of(self._release, state, name, retrieve=depth)
+        self._state, self._task = state, name
+        gc.collect()  # a model is a ring of objects, and the one before holds the adapter
 
     def _forget_everything(self) -> ForgetReport:
         from client.vault.opening import destroy_vault
@@ -208,7 +289,7 @@ class ServedPerson:
                 remarks = destroy_vault(home.vault)
         finally:
             if not vault_exists(home.vault):  # without its keys the rest is lost already
-                self._vault = None
+                self._vault, self._seen, self._refused = None, None, ""
                 self._use(None)
         return ForgetReport(
             forgotten, 0, ("Everything private is removed, keys included.", *remarks)

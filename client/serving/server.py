@@ -29,6 +29,7 @@ from client.serving.turns import Turns
 from proper_model.errors import ConfigError, InterruptedRunError
 
 GRACE_S = 1
+LOOK_S = 2.0  # between looks at what is stored while nobody asks: a small file and a list of names
 WORKER_S = 2.5
 HOST = "127.0.0.1"
 HOST_6 = "::1"
@@ -86,6 +87,7 @@ class Server(uvicorn.Server):
         )
         self._turns = turns
         self._ready = ready
+        self._looking: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         # asyncio reports lost exceptions with their text.
@@ -94,7 +96,19 @@ class Server(uvicorn.Server):
         # asyncio queues only as many as it accepts in one turn; in a flood others would be refused.
         for listener in sockets or []:
             listener.listen(QUEUE)
+        self._looking = asyncio.create_task(self._look())
         self._ready()
+
+    async def _look(self) -> None:
+        """Drop what another command removed, also while nobody asks."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await self._turns.look()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._turns.stopping.set()

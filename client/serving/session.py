@@ -101,6 +101,12 @@ class Session(Protocol):
     def label_choices(self) -> tuple[str, ...]:
         """The answers of a task that has a fixed set of them; else empty."""
 
+    def refresh(self) -> None:
+        """Before each request, and now and then: take what is stored now, if it is another state.
+
+        Raises BusyError if that cannot be had; nothing of the state before is used any more then.
+        """
+
     def wording(self, messages: Sequence[ChatMessage]) -> Wording:
         """Whether a conversation is asked in the trained task's words or in the base's chat template."""
 

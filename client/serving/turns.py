@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -87,9 +87,10 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for the session and hold it.
+        """Wait for the session and hold it, as it is stored now.
 
-        Raises RequestError at once: 429 if too many wait, 503 if it is reserved.
+        Raises RequestError at once: 429 if too many wait, 503 if it is reserved; else as
+        `Session.refresh`.
         """
         if self._reserved:
             raise RequestError(
@@ -108,7 +109,19 @@ class Turns:
                 headers={"Retry-After": "1"},
             )
         async with self._held():
+            await self.worker.call(self.session.refresh)
             yield
+
+    async def look(self) -> None:
+        """Between requests: take what is stored now. Whoever is at work has done so.
+
+        What cannot be had is told to the next request.
+        """
+        if self.busy or self.stopping.is_set():
+            return
+        async with self._lock:  # not `_held`: to look is not to be busy
+            with suppress(Exception):
+                await self.worker.call(self.session.refresh)
 
     @asynccontextmanager
     async def reserved(self) -> AsyncIterator[None]:

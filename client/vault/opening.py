@@ -5,6 +5,7 @@ The caller holds `Home.working()` while it changes anything. Format: docs/vault-
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ __all__ = [
     "Vault",
     "create_vault",
     "destroy_vault",
+    "fingerprint",
     "make_key_file",
     "open_vault",
     "slot_kinds",
@@ -106,6 +108,21 @@ def open_vault(
 def vault_exists(folder: Path) -> bool:
     """Whether there is something to open, whole or not."""
     return os.path.lexists(folder / KEYS_FILE)
+
+
+def fingerprint(folder: Path) -> bytes | None:
+    """What is another one after every change of the vault, None without a vault. Opens nothing.
+
+    keys.json is never the same twice and a generation's number is never used twice. A file of a few
+    kilobytes and a list of names are read. Raises StorageError.
+    """
+    try:
+        keys, generations = read_keys(folder), list_generations(folder)
+    except StorageError:
+        if vault_exists(folder):
+            raise
+        return None
+    return hashlib.sha256(keys + repr(generations).encode()).digest()
 
 
 def slot_kinds(folder: Path) -> list[tuple[str, str]]:

@@ -60,6 +60,16 @@ class Vault:
         for warning in self.warnings:
             tell(warning)
 
+    def reopened(self) -> Vault:
+        """The vault as it lies there now, opened by the same secret, also under another master key.
+
+        Raises BusyError if the secret opens it no longer, or another vault lies there; else as
+        `open_vault`.
+        """
+        now = Vault(self._file.reopened())
+        now._tell = self._tell
+        return now
+
     @property
     def vault_id(self) -> str:
         return self._file.keys.vault_id

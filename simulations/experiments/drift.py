@@ -14,6 +14,7 @@ Source: docs/method.md 1.9 (time-ordered histories, drift, continual refit).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -179,7 +180,10 @@ def _update(
             replace(task, items=(*task.items, *line.parts[part]))
             for task, line in zip((state.tasks[name] for state in own), lines, strict=True)
         ]
-        for user, done in zip(users, update_all(learner, own, name, grown), strict=True):
+        # New items alone judge: people who change their minds for good are what this is about, and
+        # their old items would refuse.
+        ended = update_all(learner, own, name, grown, tolerance=math.inf)
+        for user, done in zip(users, ended, strict=True):
             tried, kept = tried + 1, kept + done.kept
             states[user.user_id] = done.state
     return states, tried, kept
