@@ -257,7 +257,7 @@ def test_a_task_of_ones_own_is_named_by_its_file_everywhere(
         assert person.run("inspect", "--items", "--task", task) == 0
         assert person.run("generate", "a question", "--task", task) == 0
     assert person.run("update", write_jsonl(history, user.history[:8]), "--task", file) == 0
-    assert person.run("forget", "--items", "1,3-4", "--task", file) == 0
+    assert person.run("forget", "--yes", "--items", "1,3-4", "--task", file) == 0
     assert person.run("generate", "a question") == 50, "two tasks: which is meant?"
 
 
@@ -266,7 +266,7 @@ def test_forgetting_items_leaves_no_trace(
 ) -> None:
     rows = printed(person, capsys, "inspect", "--items")
     gone = [rows[0]["id"], rows[4]["id"]]
-    assert person.run("forget", "--items", gone[0], "--items", "5") == 0
+    assert person.run("forget", "--yes", "--items", gone[0], "--items", "5") == 0
     told = capsys.readouterr().out
     assert "Forgot 2 items" in told
     assert "cannot be recalled" in told
@@ -279,12 +279,12 @@ def test_what_to_forget_need_not_be_an_argument(
 ) -> None:
     """Arguments are seen by `ps` and kept by the shell."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"contains:zqxcanaryzq\n")))
-    assert person.run("forget", "--items", "2", "--items", "-") == 11
+    assert person.run("forget", "--yes", "--items", "2", "--items", "-") == 11
     told = capsys.readouterr().err
     assert "selector 2: matches no item" in told
     assert "zqxcanaryzq" not in told
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"3\n1-2\n")))
-    assert person.run("forget", "--items", "-") == 0
+    assert person.run("forget", "--yes", "--items", "-") == 0
     assert "Forgot 3 items" in capsys.readouterr().out
 
 
@@ -624,7 +624,7 @@ def test_forgetting_that_fails_half_way_is_not_forgotten(
 
     with monkeypatch.context() as patch:
         patch.setattr("client.vault.contents.remove_generations", storage(refused))
-        assert person.run("forget", "--items", "1-2") == 20
+        assert person.run("forget", "--yes", "--items", "1-2") == 20
     assert "nothing reads the older files" in capsys.readouterr().err
     assert len(list((person.home / "vault").glob("*.vault"))) == 2
     assert person.run("rollback") == 50, "what was forgotten does not come back"

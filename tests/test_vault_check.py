@@ -86,7 +86,7 @@ READERS = {
     "serve": ["serve"],
     "status": ["status"],
     "update": ["update", "HISTORY"],
-    "forget": ["forget", "--items", "1"],
+    "forget": ["forget", "--yes", "--items", "1"],
     "rebase": ["rebase"],
     "rollback": ["rollback"],
 }

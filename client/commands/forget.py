@@ -26,8 +26,17 @@ from client.commands.outcome import took
 from client.commands.training_run import learner_for, say_cost, train
 from client.person.stores import VaultStore
 from client.person.workspace import Memory
-from client.terminal.console import agreed, print_line, say, stdin_bytes
+from client.terminal.console import (
+    agreed,
+    asks,
+    print_line,
+    remarks,
+    say,
+    say_as_it_is,
+    stdin_bytes,
+)
 from client.terminal.document import gives
+from client.terminal.terminal_text import preview
 from proper_model.data import date_key
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks import HistoryItem, counted
@@ -58,7 +67,8 @@ Items = Annotated[
     ),
 ]
 Everything = Annotated[bool, typer.Option("--all", help="Everything, keys included.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before removing everything.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before removing.")]
+SHOWN_ITEMS, SHOWN_CHARACTERS = 10, 60  # of what is to go, on a terminal
 
 
 @gives("forget")
@@ -75,7 +85,7 @@ def forget(
 ) -> dict[str, Any]:
     """Remove items from your history and train again without them, or remove everything.
 
-    After forgetting items the adapter is what it would be had they never been there; the stored
+    Says first which items go, and asks. After forgetting items the adapter is what it would be had they never been there; the stored
     generations that knew them are removed, and the vault gets a new master key, which opens no copy
     of them.
     """
@@ -83,6 +93,12 @@ def forget(
         raise ConfigError("say what to forget: --items WHICH, or --all")
     if everything:
         return forget_everything(context, yes=yes)
+    if not yes and not asks():
+        raise ConfigError(
+            "forgetting asks before it removes items, and stdin is no terminal to answer on; nothing was "
+            "changed",
+            hint="proper inspect --items lists them; --yes removes without asking",
+        )
     from client.person import adapting
     from client.person.item_promise import promise_sentences
 
@@ -97,6 +113,7 @@ def forget(
         name, task_state = state.task_named(task)
         vault.check_forgetting()  # before the minutes of training
         gone = select_items(task_state.items, selectors)
+        agree_to_forget(task_state.items, gone, yes=yes)
         left = adapting.without(state, name, gone)
         histories = adapting.histories_of(left)
         with learner_for(workspace, bundle, state, memory) as learner:
@@ -124,12 +141,38 @@ def forget(
     }
 
 
+def agree_to_forget(items: Sequence[HistoryItem], gone: Sequence[str], *, yes: bool) -> None:
+    """Say how many items go and of which days; at a terminal show how they begin, and ask.
+
+    Raises typer.Abort for a no.
+    """
+    chosen = [item for item in items if item.id in set(gone)]
+    days = sorted((item.date for item in chosen if item.date), key=lambda day: date_key(day) or ())
+    dated = "none has a date"
+    if days:
+        dated = f"of {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
+        if undated := len(chosen) - len(days):
+            dated += f", {undated} without a date"
+    say(f"{len(chosen)} of {counted(len(items), 'item')} will be forgotten, {dated}")
+    if yes:
+        return
+    if remarks().isatty():  # text of a history is shown to a person, and never left in a log
+        for item in chosen[:SHOWN_ITEMS]:
+            begins = preview(item.fields, SHOWN_CHARACTERS)
+            say_as_it_is(f"  {item.date or '-':10}  {begins}\n")
+        if len(chosen) > SHOWN_ITEMS:
+            say_as_it_is(f"  and {len(chosen) - SHOWN_ITEMS} more\n")
+    if not agreed("Forget them for good?"):
+        say("nothing was forgotten")
+        raise typer.Abort
+
+
 def forget_everything(context: typer.Context, *, yes: bool) -> dict[str, Any]:
     """Remove the vault and its keys. The release and the trust root stay: they are not private."""
     from client.vault.opening import destroy_vault
 
     workspace = o.workspace(context)
-    if not workspace.has_vault and not workspace.home.vault.exists():
+    if not workspace.home.vault.exists():
         print_line("Nothing private is stored here.")
         return {"everything": True, "changed": False, "warnings": []}
     if not yes and not agreed("Remove your history, adapter and keys for good?"):
