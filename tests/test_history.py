@@ -398,7 +398,7 @@ def test_a_label_in_another_case_is_the_label_and_it_is_said(read, name):
         content = "description,tag\n" + "".join(f"{r['description']},{r['tag']}\n" for r in rows)
     history = read(content, name=name, task=load_task("LaMP_2M"))
     assert [item.fields["tag"] for item in history.items] == ["sci-fi", "comedy", "comedy"]
-    (told,) = history.warnings
+    told = history.warnings[0]
     assert f"{name}, field tag: a label in another case" in told
     assert "(2 times" in told
 

@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,6 +40,9 @@ from client.terminal.terminal_text import preview
 from proper_model.data import date_key
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks import HistoryItem, counted
+
+if TYPE_CHECKING:
+    from client.person.state import PersonalState
 
 SELECTOR_HINT = (
     "selectors: a number or range as `proper inspect --items` shows them, an id, before:DATE, "
@@ -85,9 +88,9 @@ def forget(
 ) -> dict[str, Any]:
     """Remove items from your history and train again without them, or remove everything.
 
-    Says first which items go, and asks. After forgetting items the adapter is what it would be had they never been there; the stored
-    generations that knew them are removed, and the vault gets a new master key, which opens no copy
-    of them.
+    Says first which items go, and asks. After forgetting items the adapter is what it would be had
+    they never been there; the stored generations that knew them are removed, and the vault gets a new
+    master key, which opens no copy of them.
     """
     if bool(items) == everything:
         raise ConfigError("say what to forget: --items WHICH, or --all")
@@ -100,7 +103,6 @@ def forget(
             hint="proper inspect --items lists them; --yes removes without asking",
         )
     from client.person import adapting
-    from client.person.item_promise import promise_sentences
 
     selectors = [selector for selector in items or [] if selector != "-"]
     if "-" in (items or []):
@@ -123,14 +125,7 @@ def forget(
                 vault, learner, left, histories, "forget", step, cost, resume=resume
             )
         VaultStore(vault).write_without(trained, task=name, items=len(gone))
-    print_line(
-        f"Forgot {counted(len(gone), 'item')}; {counted(len(trained.tasks[name].items), 'item')} "
-        "left. The adapter is what it would be had they never been there"
-        f"{', but for chance' if trained.privacy else ''}."
-    )
-    for sentence in promise_sentences(trained.tasks[name].report):
-        print_line(sentence)
-    print_line(REMAINS)
+    say_forgotten(trained, name, len(gone))
     spent.say()
     return {
         "everything": False,
@@ -141,12 +136,27 @@ def forget(
     }
 
 
+def say_forgotten(state: PersonalState, name: str, gone: int) -> None:
+    """What became of it, and what no program can take back, in plain words on stdout."""
+    from client.person.item_promise import promise_sentences
+
+    left = counted(len(state.tasks[name].items), "item")
+    print_line(
+        f"Forgot {counted(gone, 'item')}; {left} left. The adapter is what it would be had they never been "
+        f"there{', but for chance' if state.privacy else ''}."
+    )
+    for sentence in promise_sentences(state.tasks[name].report):
+        print_line(sentence)
+    print_line(REMAINS)
+
+
 def agree_to_forget(items: Sequence[HistoryItem], gone: Sequence[str], *, yes: bool) -> None:
     """Say how many items go and of which days; at a terminal show how they begin, and ask.
 
     Raises typer.Abort for a no.
     """
-    chosen = [item for item in items if item.id in set(gone)]
+    ids = set(gone)
+    chosen = [item for item in items if item.id in ids]
     days = sorted((item.date for item in chosen if item.date), key=lambda day: date_key(day) or ())
     dated = "none has a date"
     if days:
