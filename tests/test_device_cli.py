@@ -23,12 +23,13 @@ from client.cli import run_cli
 from client.person import answering
 from client.person.evaluation import count_tested
 from client.person.stores import VaultStore
+from client.terminal.terminal_text import preview
 from client.vault.opening import Vault
 from proper_model.engine import checkpoint, cohort
 from proper_model.release.contents import Release
 from proper_model.storage.files import storage_errors
 from proper_model.tasks.records import User
-from tests.device_cli import Person, publish_release, quick_release, write_csv, write_jsonl
+from tests.device_cli import CANARY, Person, publish_release, quick_release, write_csv, write_jsonl
 from tests.releases import small_users
 
 # The program in a process of its own, with a checkpoint after every second step.
@@ -257,7 +258,7 @@ def test_a_task_of_ones_own_is_named_by_its_file_everywhere(
         assert person.run("inspect", "--items", "--task", task) == 0
         assert person.run("generate", "a question", "--task", task) == 0
     assert person.run("update", write_jsonl(history, user.history[:8]), "--task", file) == 0
-    assert person.run("forget", "--items", "1,3-4", "--task", file) == 0
+    assert person.run("forget", "--yes", "--items", "1,3-4", "--task", file) == 0
     assert person.run("generate", "a question") == 50, "two tasks: which is meant?"
 
 
@@ -266,7 +267,7 @@ def test_forgetting_items_leaves_no_trace(
 ) -> None:
     rows = printed(person, capsys, "inspect", "--items")
     gone = [rows[0]["id"], rows[4]["id"]]
-    assert person.run("forget", "--items", gone[0], "--items", "5") == 0
+    assert person.run("forget", "--yes", "--items", gone[0], "--items", "5") == 0
     told = capsys.readouterr().out
     assert "Forgot 2 items" in told
     assert "cannot be recalled" in told
@@ -274,17 +275,120 @@ def test_forgetting_items_leaves_no_trace(
     assert not {item.id for item in person.items()} & set(gone)
 
 
+def test_forgetting_asks_and_shows_texts_on_a_terminal_alone(
+    person: Person, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the person's own items, and the files of the vault, which stay until there is a yes."""
+    before, items = vault_files(person), person.items()
+    assert person.run("forget", "--items", "1-2") == 11
+    assert "--yes removes without asking" in capsys.readouterr().err
+    first = preview(items[0].fields, 20)
+    for terminal in (True, False):
+        stdin, stderr = io.StringIO("n\n"), io.StringIO()
+        stdin.isatty = lambda: True  # type: ignore[method-assign]
+        stderr.isatty = lambda shown=terminal: shown  # type: ignore[method-assign]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", stdin)
+            patch.setattr(sys, "stderr", stderr)
+            assert person.run("forget", "--items", "1-12") == 130
+        told = stderr.getvalue()
+        assert f"12 of {len(items)} items will be forgotten, none has a date" in told
+        assert (first in told) is terminal
+        assert ("  and 2 more\n" in told) is terminal
+    assert vault_files(person) == before
+
+
+def test_a_history_goes_out_and_comes_in_again(
+    person: Person, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the stored items themselves, ids, order and all."""
+    items, out = person.items(), tmp_path / "mine.jsonl"
+    assert person.run("export", "--format", "history", "--out", out) == 0
+    assert "warning: it is not encrypted" in capsys.readouterr().err
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert person.run("export", "--format", "history", "--out", out) != 0, "never over a file"
+    assert person.run("update", out) == 0
+    assert "no new item" in capsys.readouterr().out
+    other = Person(tmp_path / "other", person.passphrase_file)
+    shutil.copytree(person.home, other.home, symlinks=True)
+    assert other.run("forget", "--all", "--yes") == 0
+    assert other.run("adapt", out) == 0
+    assert other.items() == items
+
+
+def test_a_lost_key_file_is_told_and_nobody_else_answers(
+    person: Person, user: User, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = person.home / "vault" / "keys.json"
+    kept, before = keys.read_bytes(), vault_files(person)
+    keys.unlink()
+    history = write_jsonl(tmp_path / "h.jsonl", user.history)
+    for words in (
+        ["generate", "x"], ["chat"], ["serve", "--port", "0"], ["adapt", history], ["update", history],
+        ["inspect"], ["lock"], ["forget", "--yes", "--items", "1"],
+    ):  # fmt: skip
+        assert person.run(*words) == 46, words
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert "what you adapted lies there, but no keys.json" in told.err
+        assert "put keys.json back from a copy" in told.err
+        assert "forget" not in told.err
+    assert person.run("status") == 0
+    assert "its files are there, and no key" in capsys.readouterr().out
+    keys.write_bytes(kept)
+    keys.chmod(0o600)
+    assert vault_files(person) == before
+    assert person.run("inspect") == 0
+    keys.unlink()
+    assert person.run("forget", "--all", "--yes") == 0, "who means it can still remove all"
+    assert not keys.parent.exists()
+
+
+def test_a_question_of_unknown_words_is_told_without_them(
+    person: Person, user: User, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert person.run("generate", f"{CANARY} quux zork a") == 0
+    told = capsys.readouterr().err
+    assert "the base does not know " in told
+    assert CANARY not in told
+    assert person.run("generate", user.queries[0].input) == 0
+    assert "does not know" not in capsys.readouterr().err
+
+
+MISSING_FILE = """
+import sys
+from client.cli import run_cli
+code = run_cli(sys.argv[1:])
+print(code, {"torch", "transformers"} & set(sys.modules))
+"""
+
+
+@pytest.mark.parametrize("command", [["adapt"], ["update"], ["generate", "--input"]])
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_missing_file_is_told_before_what_computes_is_loaded(
+    person: Person, published: Path, tmp_path: Path, command: list[str], stored: bool
+) -> None:
+    if not stored:
+        shutil.rmtree(person.home / "vault")
+    words = [*person.options(), *command, str(tmp_path / "absent.jsonl")]
+    done = subprocess.run(
+        [sys.executable, "-c", MISSING_FILE, *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "13 set()"
+    assert "absent.jsonl" in done.stderr
+
+
 def test_what_to_forget_need_not_be_an_argument(
     person: Person, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Arguments are seen by `ps` and kept by the shell."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"contains:zqxcanaryzq\n")))
-    assert person.run("forget", "--items", "2", "--items", "-") == 11
+    assert person.run("forget", "--yes", "--items", "2", "--items", "-") == 11
     told = capsys.readouterr().err
     assert "selector 2: matches no item" in told
     assert "zqxcanaryzq" not in told
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"3\n1-2\n")))
-    assert person.run("forget", "--items", "-") == 0
+    assert person.run("forget", "--yes", "--items", "-") == 0
     assert "Forgot 3 items" in capsys.readouterr().out
 
 
@@ -303,6 +407,8 @@ def test_evaluation_says_what_it_found(person: Person, capsys: pytest.CaptureFix
     assert set(found["scores"]) == {"1", "2", "3"}
     assert found["tested"] == count_tested(found["trained"] + found["tested"])
     assert found["verdict"]
+    rates = {stage: one["parse_failure_rate"] for stage, one in found["scores"].items()}
+    assert found["unusable"] == rates, "for a task of labels the metric says the same"
     assert vault_files(person) == before
 
 
@@ -563,7 +669,8 @@ def test_a_killed_adaptation_leaves_the_old_state(
 
 def test_usage_errors(person: Person, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert person.run("adapt", tmp_path / "nothing.json") == 13
-    assert person.run("adapt", "--task", "LaMP_99", tmp_path / "nothing.json") == 12
+    (tmp_path / "empty.json").touch()
+    assert person.run("adapt", "--task", "LaMP_99", tmp_path / "empty.json") == 12
     assert person.run("generate") == 11
     assert person.run("generate", "x", "--stage", "4") == 11
     assert person.run("export", "--format", "peft") == 2
@@ -624,7 +731,7 @@ def test_forgetting_that_fails_half_way_is_not_forgotten(
 
     with monkeypatch.context() as patch:
         patch.setattr("client.vault.contents.remove_generations", storage(refused))
-        assert person.run("forget", "--items", "1-2") == 20
+        assert person.run("forget", "--yes", "--items", "1-2") == 20
     assert "nothing reads the older files" in capsys.readouterr().err
     assert len(list((person.home / "vault").glob("*.vault"))) == 2
     assert person.run("rollback") == 50, "what was forgotten does not come back"

@@ -125,7 +125,7 @@ def test_a_whole_life_offline_leaves_nothing_readable(ready: Person, tmp_path: P
             ["chat", "--system", CANARY, "--temperature", "1"],
             ["inspect"],
             ["evaluate"],
-            ["forget", "--items", "2"],
+            ["forget", "--yes", "--items", "2"],
             ["export", "--format", "peft", "--with-base", "--out", str(out)],
             ["update", str(later)],
             ["rollback"],

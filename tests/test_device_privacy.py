@@ -107,7 +107,7 @@ def test_from_adapting_to_forgetting(
     assert "as good as leaked history" not in told
 
     questions = len(found.read_text().splitlines())
-    assert me.run("forget", "--items", "1") == 0
+    assert me.run("forget", "--yes", "--items", "1") == 0
     told = capsys.readouterr().out
     assert "but for chance" in told
     assert "2 times" in told

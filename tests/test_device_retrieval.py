@@ -126,7 +126,7 @@ def test_from_adapting_to_forgetting(
     assert now == best(history, 2)
 
     gone = next(item for item in history if line(item) in now)
-    assert me.run("forget", "--items", f"id:{gone.id}") == 0
+    assert me.run("forget", "--yes", "--items", f"id:{gone.id}") == 0
     assert not any(gone.fields["description"] in lines for _, lines in taken(seen))
     left = tuple(item for item in history if item.id != gone.id)
     assert me.run("generate", question.input) == 0

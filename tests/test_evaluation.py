@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from client.commands.evaluate import say_unusable
 from client.person import adapting
 from client.person.evaluation import Evaluation, Gain, before, count_tested, evaluate
 from client.person.learner import Learner
@@ -125,3 +126,11 @@ def test_too_few_items_to_hold_some_back(release: Release, user: User) -> None:
     few = adapting.adapt(learner, blank, {task.name: (task, user.history[:5])})
     with pytest.raises(DataError, match="too few to hold some back"):
         evaluate(learner, few, task.name)
+
+
+def test_unusable_answers_are_told_by_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    say_unusable({"1": 0.25, "2": 0.0, "3": 1.0})
+    told = capsys.readouterr().err
+    assert "empty, or none of the task's labels: 25% at stage 1, 100% at stage 3" in told
+    say_unusable({"1": 0.0})
+    assert capsys.readouterr().err == ""

@@ -20,7 +20,7 @@ from client.history.reading import History, ReadOptions, read_history
 from proper_model.data.users import user_from_json
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks.records import HistoryItem
-from proper_model.tasks.task import load_task, shipped_tasks
+from proper_model.tasks.task import load_task, shipped_tasks, task_from_toml
 from tests.histories import put, reader
 
 TASK = load_task("LaMP_3", template="short")
@@ -384,8 +384,72 @@ def test_answers_must_be_labels(read):
         assert "secret" not in str(e.value) + e.value.hint
         assert "four" not in str(e.value)
     movies = load_task("LaMP_2M")
-    with pytest.raises(DataError, match="among the 15 labels of task LaMP_2M, but differs .* case"):
-        read('[{"description": "d", "tag": "Sci-Fi"}]', task=movies)
+    with pytest.raises(DataError, match="not among the 15 labels of task LaMP_2M$"):
+        read('[{"description": "d", "tag": "western"}]', task=movies)
+
+
+@pytest.mark.parametrize("name", ["h.json", "h.csv"])
+def test_a_label_in_another_case_is_the_label_and_it_is_said(read, name):
+    rows = [
+        {"description": d, "tag": t} for d, t in (("a", "Sci-Fi"), ("b", "COMEDY"), ("c", "comedy"))
+    ]
+    content = json.dumps(rows)
+    if name == "h.csv":
+        content = "description,tag\n" + "".join(f"{r['description']},{r['tag']}\n" for r in rows)
+    history = read(content, name=name, task=load_task("LaMP_2M"))
+    assert [item.fields["tag"] for item in history.items] == ["sci-fi", "comedy", "comedy"]
+    told = history.warnings[0]
+    assert f"{name}, field tag: a label in another case" in told
+    assert "(2 times" in told
+
+
+def test_a_label_that_two_labels_are_like_is_refused(read):
+    text = load_task("LaMP_2M").toml_text
+    assert text.count('"comedy"') == 1
+    task = task_from_toml(text.replace('"comedy"', '"comedy", "Comedy"'), where="a task")
+    content = '[{{"description": "d", "tag": "{}"}}]'
+    assert read(content.format("Comedy"), task=task).items[0].fields["tag"] == "Comedy"
+    with pytest.raises(DataError, match="field tag: .* 2 of them differ from it only in case"):
+        read(content.format("COMEDY"), task=task)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("h.csv", "TEXT,Score,Date\nfine,5,2024-02-29\n"),
+        ("h.jsonl", '{"TEXT": "fine", "Score": 5, "Date": "2024-02-29"}'),
+    ],
+)
+def test_names_of_fields_in_another_case_are_taken_and_it_is_said(read, name, content):
+    history = read(content, name=name)
+    assert [(i.fields, i.date) for i in history.items] == [
+        ({"text": "fine", "score": "5"}, "2024-02-29")
+    ]
+    told = " ".join(history.warnings)
+    assert all(f"field {field}: read from a name" in told for field in ("text", "score", "date"))
+    named = read(content, name=name, columns={"text": "text", "date": ""})
+    assert named.items[0].date is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("h.csv", "Text,TEXT,score\nsecret,b,5\n", "h.csv, column text: two names differ"),
+        (
+            "h.json",
+            '[{"Text": "secret", "TEXT": "b", "score": 5}]',
+            "record 1, field text: two names",
+        ),
+    ],
+)
+def test_two_names_that_are_like_a_field_are_refused(read, name, content, message):
+    with pytest.raises(DataError, match=message) as caught:
+        read(content, name=name)
+    assert "--column text=" in caught.value.hint
+    assert "secret" not in caught.value.message + caught.value.hint
+    exact = content.replace("TEXT", "text")
+    assert read(exact, name=name).items[0].fields["text"] == "b", "the very name is no question"
+    assert read(content, name=name, columns={"text": "TEXT"}).items[0].fields["text"] == "b"
 
 
 def test_which_shipped_tasks_have_histories_of_labels():

@@ -133,7 +133,7 @@ def test_a_persons_commands_from_a_release_to_nothing(
     assert ask("config")["settings"][4]["source"] == "file"
     assert ask("config", "path", command="config path")["there"]
     assert ask("config", "unset", "threads", command="config unset")["changed"]
-    assert ask("forget", "--items", "1")["forgotten"] == 1
+    assert ask("forget", "--yes", "--items", "1")["forgotten"] == 1
     assert ask("forget", "--all", "--yes")["changed"]
     assert seen | ELSEWHERE == set(DOCUMENTS)
 

@@ -89,7 +89,7 @@ def test_what_was_chosen_is_used_from_then_on(
     question = small_users()[1][0].history[0].fields
     assert person.run("generate", next(iter(question.values()))) == 0
     assert person.run("inspect") == 0
-    assert person.run("forget", "--items", "1") == 0
+    assert person.run("forget", "--yes", "--items", "1") == 0
     assert person.run("export", "--format", "peft", "--out", tmp_path / "peft") == 0
     assert set(loaded) == {"4bit"}
     assert "held in 4bit" in (tmp_path / "peft" / "README.md").read_text()

@@ -13,6 +13,7 @@ from proper_model.errors import MetricError
 from proper_model.evaluation.intervals import summarize
 from proper_model.evaluation.metrics import (
     Prediction,
+    is_unusable,
     read_label,
     read_rating,
     rouge,
@@ -234,3 +235,12 @@ def test_share_of_changed_answers_ignores_outer_blanks():
         share_changed(one, two[:1])
     with pytest.raises(MetricError, match="same queries"):
         share_changed([*one, one[0]], [*two, two[0]])
+
+
+@pytest.mark.parametrize(
+    ("output", "labels", "unusable"),
+    [("4", STARS, False), (" 4\n", STARS, False), ("four", STARS, True), ("", STARS, True),
+     ("anything", (), False), (" \n", (), True)],
+)  # fmt: skip
+def test_an_unusable_answer_is_empty_or_no_label(output, labels, unusable):
+    assert is_unusable(output, labels) is unusable

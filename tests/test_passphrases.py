@@ -8,6 +8,8 @@ import pytest
 from vault_samples import BUNDLE, CHEAP, make_vault, put_key_file, put_private
 
 from client.home import Home
+from client.person.workspace import Keys, Workspace
+from client.vault import passphrases
 from client.vault.opening import Passphrase, create_vault, open_vault
 from client.vault.passphrases import (
     MAX_PASSPHRASE_FILE_BYTES,
@@ -194,3 +196,37 @@ def test_a_vault_that_has_a_poor_passphrase_opens_and_gets_a_better_one(
     put(tmp_path, PASSPHRASE.encode(), "new")
     assert person.run("passwd", "--new-passphrase-file", poor) == 0
     assert "guessing the passphrase takes millions of years" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("typed", "asked", "code"), [
+    (["typo1", "short"], 2, 0), (["typo1", "", "short"], 3, 0), (["typo1", "typo2", "typo3", "short"], 3, 45),
+])  # fmt: skip
+def test_a_wrong_passphrase_at_the_terminal_may_be_given_again(
+    person: Person, typed: list[str], asked: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Up to three times; from a file it is told at once."""
+    home = Home(person.home)
+    home.make()
+    create_vault(home.vault, [Passphrase("short")], cost=CHEAP)
+    answers, prompts = iter(typed), []
+
+    def ask(prompt: str) -> str:
+        prompts.append(prompt)
+        return next(answers)
+
+    monkeypatch.setattr(passphrases, "_has_terminal", lambda: True)
+    monkeypatch.setattr(passphrases.getpass, "getpass", ask)
+    workspace = Workspace(home, Keys())
+    if code:
+        with pytest.raises(PassphraseError, match="wrong passphrase"):
+            workspace.open()
+    else:
+        assert workspace.open().newest == 0
+    assert prompts == ["The vault's passphrase: "] * asked
+    told = capsys.readouterr().err
+    assert told.count(" more\n") == min(asked - (code == 0), 2)
+    assert not any(word in told for word in typed if word)
+    person.passphrase_file.write_text("wrong\n")
+    with pytest.raises(PassphraseError):
+        Workspace(home, Keys(person.passphrase_file)).open()
+    assert len(prompts) == asked

@@ -23,7 +23,12 @@ from proper_model.tasks.task import Example, load_task
 from proper_model.text.chat_turn import check_template
 from proper_model.text.encoding import Encoder
 from proper_model.text.plain_text import PlainText, control_ids
-from proper_model.text.tokenizer_check import check_tokenizer, label_warnings, text_warnings
+from proper_model.text.tokenizer_check import (
+    check_tokenizer,
+    label_warnings,
+    text_warnings,
+    unknown_tokens,
+)
 from simulations.setup.sources import _doubts
 from simulations.synthetic.tiny_base import word_tokenizer
 
@@ -230,6 +235,9 @@ def test_labels_that_cannot_be_written_and_unknown_texts_are_told() -> None:
     assert text_warnings(words, ["a film", "rate this thing"]) == []
     (told,) = text_warnings(words, ["ein Buch", "noch ein Buch", "film"])
     assert "does not know 83% of what people wrote" in told
+    assert unknown_tokens(words, "ein Buch a film") == (2, 4)
+    assert unknown_tokens(words, "") == (0, 0)
+    assert unknown_tokens(encoder(made), "ein Buch zqx")[0] == 0, "it spells every word"
 
 
 def test_labels_that_no_token_tells_apart_are_found_before_a_run_trains(tmp_path: Path) -> None:

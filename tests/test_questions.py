@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import threading
@@ -92,6 +93,16 @@ def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
     thread.join()
 
 
+def test_a_dash_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(b'{"input": "a"}\n{"id": "x", "input": "b"}\nno\n'))
+    monkeypatch.setattr("sys.stdin", stream)
+    with open_questions(Path("-")) as found:
+        assert found.total == 0
+        assert [next(found.rows), next(found.rows)] == [Asked("1", "a"), Asked("x", "b")]
+        with pytest.raises(DataError, match="stdin, line 3"):
+            next(found.rows)
+
+
 def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(DataError, match=path.name) as caught:
@@ -110,6 +121,25 @@ class Model:
         if self.left < 0:
             raise DataError("stopped")
         yield text
+
+    def unknown_words(self, text: str) -> tuple[int, int]:
+        return text.count("?"), len(text.split())
+
+    def unusable(self, _: str, answer: str) -> bool:
+        return answer == "none"
+
+
+def test_a_file_is_told_what_was_not_understood_and_not_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Counted by hand: of 4 + 2 + 1 words 3 + 1 are unknown; half of two words is not most of them."""
+    rows = [Asked("1", "? ? ? a"), Asked("2", "? b"), Asked("3", "none")]
+    answer_all(Model(9), Questions(3, iter(rows)), "1", None, tmp_path / "out.jsonl")
+    told = capsys.readouterr().err
+    assert "1 of 3 questions are mostly of words that the base does not know (57% of all" in told
+    assert "1 of 3 answers (33%) are empty, or none of the task's labels" in told
+    answer_all(Model(9), Questions(1, iter(rows[1:2])), "1", None, None)
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_the_output_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_a_change_by_another_command_is_told_before_the_training(
     first, second, *_ = ids(session)
     vault = person.home / "vault"
     if change == "forget":
-        assert person.run("forget", "--items", second) == 0
+        assert person.run("forget", "--yes", "--items", second) == 0
     elif change == "passwd":
         person.vault().change_passphrase(Passphrase("another one, long"))
     else:

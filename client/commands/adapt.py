@@ -11,7 +11,7 @@ import typer
 
 from client.commands import options as o
 from client.commands.outcome import outcome, plan_of, took
-from client.commands.reading import read_items, read_options
+from client.commands.reading import check_there, read_items, read_options
 from client.commands.training_run import Spent, learner_for, new_state, say_cost, store, train
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory
@@ -67,6 +67,7 @@ def adapt(
 
     Ctrl-C stops it; the same command with --resume goes on.
     """
+    check_there(history)
     from client.person.item_promise import asked_privacy
 
     workspace = o.workspace(context)

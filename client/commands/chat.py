@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.commands import options as o
-from client.commands.generate import MAX_QUESTION_BYTES, personal_model
+from client.commands.generate import MAX_QUESTION_BYTES, personal_model, say_unknown
 from client.person.workspace import Memory
 from client.terminal.console import asks, remarks, say, say_as_it_is, say_error, stdin_bytes
 from client.terminal.document import gives, session_of
@@ -237,7 +237,9 @@ def _take(talk: Talk, line: str, ctrl_c: CtrlC) -> bool:
     if any("\ud800" <= sign <= "\udfff" for sign in line):
         raise DataError(NO_TEXT)  # no tokenizer takes it
     if not line.startswith("/") or line.startswith("//"):
-        _show(talk.answer(line[1:] if line.startswith("//") else line), ctrl_c)
+        text = line[1:] if line.startswith("//") else line
+        say_unknown(talk.mine, text)
+        _show(talk.answer(text), ctrl_c)
         return True
     command, _, words = line.partition(" ")
     words = words.strip()

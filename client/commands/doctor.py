@@ -158,8 +158,8 @@ def _release(home: Home) -> Iterator[Finding]:
 
 
 def _vault(home: Home) -> Iterator[Finding]:
-    from client.vault.damage import UNFINISHED, look_at, orphaned
-    from client.vault.opening import WITHOUT_KEYS, WITHOUT_KEYS_HINT, vault_exists
+    from client.vault.damage import UNFINISHED, look_at
+    from client.vault.opening import WITHOUT_KEYS, WITHOUT_KEYS_HINT, orphaned, vault_exists
 
     if orphaned(home.vault):
         yield Finding("vault", ok=False, told=f"{WITHOUT_KEYS}; {WITHOUT_KEYS_HINT}")

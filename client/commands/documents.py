@@ -220,6 +220,9 @@ class Evaluate(Document):
         description="by stage, then metric; null: no number, such as an endless loss"
     )
     gains: dict[str, Gain]
+    unusable: dict[str, float] = Field(
+        description="by stage, the share of answers that are empty, or none of the labels"
+    )
     verdict: str
     warnings: list[str]
     took: Took

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -60,6 +61,7 @@ def evaluate(
         found = evaluation.evaluate(learner, state, name, cut)
         spent = Spent.since(begin, cost)
     spent.say()
+    say_unusable(found.unusable)
     told = {
         "took": took(spent),
         "task": name,
@@ -81,3 +83,10 @@ def evaluate(
     print_line(found.verdict())
     say("by chance alone: how often stages that are alike would differ as much; below 5 % counts")
     return told
+
+
+def say_unusable(shares: Mapping[str, float]) -> None:
+    """Warn of answers that say nothing, by stage, where there are some."""
+    told = ", ".join(f"{share:.0%} at stage {stage}" for stage, share in shares.items() if share)
+    if told:
+        say(f"warning: answers that are empty, or none of the task's labels: {told}")

@@ -37,6 +37,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": (
         "export --format peft --out my-adapter",
         "export --format age-backup --out backup.age",
+        "export --format history --out my-items.jsonl",
     ),
     "import": ("import backup.age", "import backup.age --replace"),
     "rebase": ("rebase", "rebase --resume"),

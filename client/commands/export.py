@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from client.person.stores import VaultStore
 from client.person.workspace import Workspace
 from client.terminal.console import print_line, progress_bars, say
 from client.terminal.document import gives
+from client.terminal.terminal_text import json_line
 from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, ExportError
 from proper_model.tasks import ALL, Depth, counted
@@ -37,10 +39,12 @@ Kind = Annotated[
     typer.Option(
         "--format",
         help="One LoRA: peft (PEFT, vLLM), gguf (llama.cpp), mlx. A whole model: merged, "
-        "gguf-merged. age-backup: everything, encrypted, for another machine.",
+        "gguf-merged. age-backup: everything, encrypted, for another machine. history: your items, as proper adapt reads them.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="Folder (or file, for a backup) to write.")]
+Out = Annotated[
+    Path, typer.Option("--out", help="Folder (or file, for a backup or history) to write.")
+]
 Approximate = Annotated[
     bool,
     typer.Option(
@@ -71,14 +75,19 @@ def export(
     with_base: WithBase = False,
     backup_passphrase_file: BackupPassphrase = None,
 ) -> dict[str, Any]:
-    """Write your adapter for other programs, or a backup of everything.
+    """Write your adapter for other programs, your items, or a backup of everything.
 
-    All but the backup are not encrypted: whoever has them has what the adapter knows of you.
+    All but the backup are not encrypted: whoever has them has what the adapter knows of you,
+    or your very items.
     """
     if with_base and kind not in ADAPTERS:
         raise ConfigError(
             f"--with-base goes with a LoRA; format {kind} needs no base beside it",
             hint=f"leave it out, or choose one of {', '.join(ADAPTERS)}",
+        )
+    if kind is Format.HISTORY and approximate:
+        raise ConfigError(
+            "--approximate goes with an adapter; a history holds items", hint="leave it out"
         )
     if kind is Format.BACKUP and (approximate or task is not None):
         raise ConfigError(
@@ -96,6 +105,9 @@ def export(
     state = VaultStore(vault).read()
     if kind is Format.BACKUP:
         export_backup(state, out, backup_passphrase_file, weak=workspace.keys.weak)
+        return told(kind, out, out.stat().st_size)
+    if kind is Format.HISTORY:
+        export_history(state, out, task)
         return told(kind, out, out.stat().st_size)
     done = export_model(
         workspace, state, kind, out, task, approximate=approximate, with_base=with_base
@@ -145,6 +157,38 @@ def export_backup(
         )
     print_line(str(out))
     say("age opens it as well; on another machine: proper bundle add ..., then proper import FILE")
+
+
+def export_history(state: PersonalState, out: Path, task: str | None) -> None:
+    """One task's items as JSONL, readable by their owner alone; `proper adapt` reads the same items again.
+
+    Raises ExportError if something of that name is there.
+    """
+    from proper_model.storage.durable import create_file
+    from proper_model.storage.files import storage_errors
+
+    name, task_state = state.task_named(task)
+    taken = ExportError(
+        f"{out.name} exists already", hint="nothing was written; name a new file with --out"
+    )
+    if os.path.lexists(out):
+        raise taken
+    dated = ({"date": item.date} if item.date else {} for item in task_state.items)
+    rows = (
+        {"id": item.id, **when, **item.fields}
+        for item, when in zip(task_state.items, dated, strict=True)
+    )
+    with storage_errors(out):
+        try:
+            create_file(out, (f"{json_line(row)}\n".encode() for row in rows))
+        except FileExistsError:
+            raise taken from None
+    print_line(str(out))
+    say(f"{counted(len(task_state.items), 'item')} of task {name}, oldest first")
+    say(
+        "warning: it is not encrypted: whoever can read this file reads your items, and proper forget does "
+        "not reach it; remove it when you are done"
+    )
 
 
 def export_model(

@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,11 +26,23 @@ from client.commands.outcome import took
 from client.commands.training_run import learner_for, say_cost, train
 from client.person.stores import VaultStore
 from client.person.workspace import Memory
-from client.terminal.console import agreed, print_line, say, stdin_bytes
+from client.terminal.console import (
+    agreed,
+    asks,
+    print_line,
+    remarks,
+    say,
+    say_as_it_is,
+    stdin_bytes,
+)
 from client.terminal.document import gives
+from client.terminal.terminal_text import preview
 from proper_model.data import date_key
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks import HistoryItem, counted
+
+if TYPE_CHECKING:
+    from client.person.state import PersonalState
 
 SELECTOR_HINT = (
     "selectors: a number or range as `proper inspect --items` shows them, an id, before:DATE, "
@@ -58,7 +70,8 @@ Items = Annotated[
     ),
 ]
 Everything = Annotated[bool, typer.Option("--all", help="Everything, keys included.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before removing everything.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before removing.")]
+SHOWN_ITEMS, SHOWN_CHARACTERS = 10, 60  # of what is to go, on a terminal
 
 
 @gives("forget")
@@ -75,16 +88,21 @@ def forget(
 ) -> dict[str, Any]:
     """Remove items from your history and train again without them, or remove everything.
 
-    After forgetting items the adapter is what it would be had they never been there; the stored
-    generations that knew them are removed, and the vault gets a new master key, which opens no copy
-    of them.
+    Says first which items go, and asks. After forgetting items the adapter is what it would be had
+    they never been there; the stored generations that knew them are removed, and the vault gets a new
+    master key, which opens no copy of them.
     """
     if bool(items) == everything:
         raise ConfigError("say what to forget: --items WHICH, or --all")
     if everything:
         return forget_everything(context, yes=yes)
+    if not yes and not asks():
+        raise ConfigError(
+            "forgetting asks before it removes items, and stdin is no terminal to answer on; nothing was "
+            "changed",
+            hint="proper inspect --items lists them; --yes removes without asking",
+        )
     from client.person import adapting
-    from client.person.item_promise import promise_sentences
 
     selectors = [selector for selector in items or [] if selector != "-"]
     if "-" in (items or []):
@@ -97,6 +115,7 @@ def forget(
         name, task_state = state.task_named(task)
         vault.check_forgetting()  # before the minutes of training
         gone = select_items(task_state.items, selectors)
+        agree_to_forget(task_state.items, gone, yes=yes)
         left = adapting.without(state, name, gone)
         histories = adapting.histories_of(left)
         with learner_for(workspace, bundle, state, memory) as learner:
@@ -106,14 +125,7 @@ def forget(
                 vault, learner, left, histories, "forget", step, cost, resume=resume
             )
         VaultStore(vault).write_without(trained, task=name, items=len(gone))
-    print_line(
-        f"Forgot {counted(len(gone), 'item')}; {counted(len(trained.tasks[name].items), 'item')} "
-        "left. The adapter is what it would be had they never been there"
-        f"{', but for chance' if trained.privacy else ''}."
-    )
-    for sentence in promise_sentences(trained.tasks[name].report):
-        print_line(sentence)
-    print_line(REMAINS)
+    say_forgotten(trained, name, len(gone))
     spent.say()
     return {
         "everything": False,
@@ -124,12 +136,53 @@ def forget(
     }
 
 
+def say_forgotten(state: PersonalState, name: str, gone: int) -> None:
+    """What became of it, and what no program can take back, in plain words on stdout."""
+    from client.person.item_promise import promise_sentences
+
+    left = counted(len(state.tasks[name].items), "item")
+    print_line(
+        f"Forgot {counted(gone, 'item')}; {left} left. The adapter is what it would be had they never been "
+        f"there{', but for chance' if state.privacy else ''}."
+    )
+    for sentence in promise_sentences(state.tasks[name].report):
+        print_line(sentence)
+    print_line(REMAINS)
+
+
+def agree_to_forget(items: Sequence[HistoryItem], gone: Sequence[str], *, yes: bool) -> None:
+    """Say how many items go and of which days; at a terminal show how they begin, and ask.
+
+    Raises typer.Abort for a no.
+    """
+    ids = set(gone)
+    chosen = [item for item in items if item.id in ids]
+    days = sorted((item.date for item in chosen if item.date), key=lambda day: date_key(day) or ())
+    dated = "none has a date"
+    if days:
+        dated = f"of {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
+        if undated := len(chosen) - len(days):
+            dated += f", {undated} without a date"
+    say(f"{len(chosen)} of {counted(len(items), 'item')} will be forgotten, {dated}")
+    if yes:
+        return
+    if remarks().isatty():  # text of a history is shown to a person, and never left in a log
+        for item in chosen[:SHOWN_ITEMS]:
+            begins = preview(item.fields, SHOWN_CHARACTERS)
+            say_as_it_is(f"  {item.date or '-':10}  {begins}\n")
+        if len(chosen) > SHOWN_ITEMS:
+            say_as_it_is(f"  and {len(chosen) - SHOWN_ITEMS} more\n")
+    if not agreed("Forget them for good?"):
+        say("nothing was forgotten")
+        raise typer.Abort
+
+
 def forget_everything(context: typer.Context, *, yes: bool) -> dict[str, Any]:
     """Remove the vault and its keys. The release and the trust root stay: they are not private."""
     from client.vault.opening import destroy_vault
 
     workspace = o.workspace(context)
-    if not workspace.has_vault and not workspace.home.vault.exists():
+    if not workspace.home.vault.exists():
         print_line("Nothing private is stored here.")
         return {"everything": True, "changed": False, "warnings": []}
     if not yes and not agreed("Remove your history, adapter and keys for good?"):

@@ -43,7 +43,10 @@ Text = Annotated[
     ),
 ]
 Input = Annotated[
-    Path | None, typer.Option("--input", help='JSONL with "input" (and "id") in every line.')
+    Path | None,
+    typer.Option(
+        "--input", help='JSONL with "input" (and "id") in every line; - reads it from stdin.'
+    ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", help="JSONL to write; must not exist.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1)]
@@ -93,6 +96,7 @@ def generate(
         text = read_stdin()
     assert text is not None
     mine = personal_model(workspace, task, memory, depth)
+    say_unknown(mine, text)
     chosen, pieces = stage or mine.stages[-1], []
     for piece in mine.generate(text, stage=chosen, max_tokens=max_tokens):
         pieces.append(piece)
@@ -126,6 +130,9 @@ def open_questions(path: Path) -> Iterator[Questions]:
 
     Raises DataError, here or while `rows` is read, with the line that is not as expected.
     """
+    if str(path) == "-":
+        yield Questions(0, _rows(stdin_bytes(), "stdin"))
+        return
     name = shown_name(path)
     try:
         handle = path.open("rb")
@@ -178,14 +185,15 @@ def answer_all(
     from proper_model.storage.durable import create_file
     from proper_model.storage.files import storage_errors
 
-    done = 0
+    done, quality = 0, Quality()
 
     def lines() -> Iterator[str]:
         nonlocal done
         for asked in questions.rows:
             show("answering", done, questions.total)
-            pieces = mine.generate(asked.input, stage=stage, max_tokens=max_tokens)
-            yield json_line({"id": asked.id, "output": "".join(pieces)}) + "\n"
+            answer = "".join(mine.generate(asked.input, stage=stage, max_tokens=max_tokens))
+            quality.take(mine, asked.input, answer)
+            yield json_line({"id": asked.id, "output": answer}) + "\n"
             done += 1
 
     with progress_bars() as show:
@@ -193,11 +201,58 @@ def answer_all(
             for line in lines():
                 sys.stdout.write(line)
                 sys.stdout.flush()
-            return done
-        with storage_errors(output):
-            create_file(output, (line.encode() for line in lines()))
-    say(f"{counted(done, 'answer')} in {output}")
+        else:
+            with storage_errors(output):
+                create_file(output, (line.encode() for line in lines()))
+    if output is not None:
+        say(f"{counted(done, 'answer')} in {output}")
+    quality.say()
     return done
+
+
+@dataclass
+class Quality:
+    """What is wrong with the questions and answers of a file, in counts."""
+
+    answers: int = 0
+    unknown: int = 0
+    words: int = 0
+    unread: int = 0  # questions of mostly unknown words
+    unusable: int = 0
+
+    def take(self, mine: Any, text: str, answer: str) -> None:
+        """Count one question and its answer."""
+        unknown, words = mine.unknown_words(text)
+        self.answers, self.unknown, self.words = (
+            self.answers + 1,
+            self.unknown + unknown,
+            self.words + words,
+        )
+        self.unread += 2 * unknown > words
+        self.unusable += mine.unusable(text, answer)
+
+    def say(self) -> None:
+        """Warn where something is."""
+        if self.unread:
+            say(
+                f"warning: {self.unread} of {counted(self.answers, 'question')} are mostly of words that the "
+                f"base does not know ({self.unknown / self.words:.0%} of all words); their answers tell little"
+            )
+        if self.unusable:
+            say(
+                f"warning: {self.unusable} of {counted(self.answers, 'answer')} "
+                f"({self.unusable / self.answers:.0%}) are empty, or none of the task's labels"
+            )
+
+
+def say_unknown(mine: Any, text: str) -> None:
+    """Warn of a question most of whose words the base does not know; none of them is repeated."""
+    unknown, words = mine.unknown_words(text)
+    if 2 * unknown > words:
+        say(
+            f"warning: the base does not know {unknown} of the {counted(words, 'word')} of this question "
+            f"({unknown / words:.0%}), so the answer tells little; ask in words like those of your items"
+        )
 
 
 def personal_model(

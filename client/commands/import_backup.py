@@ -15,7 +15,7 @@ from client.commands.training_run import store
 from client.person.stores import VaultStore
 from client.terminal.console import agreed, asks, print_line, progress_bars, say
 from client.terminal.document import gives
-from client.vault.passphrases import ask_passphrase, read_passphrase
+from client.vault.passphrases import read_passphrase, until_right
 from proper_model.errors import ConfigError, PassphraseError, VaultError, VaultForeignError
 from proper_model.tasks import counted
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from client.person.state import PersonalState
     from client.vault.backup import Backup
     from client.vault.opening import Vault
+    from client.vault.secrets import Passphrase
 
 Replace = Annotated[
     bool,
@@ -83,16 +84,17 @@ def opened_backup(path: Path, passphrase_file: Path | None) -> Backup:
     """A backup by the passphrase of a file, or asked for. Raises as `open_backup`."""
     from client.vault.backup import open_backup
 
+    def opened(passphrase: Passphrase) -> Backup:
+        with progress_bars() as show:
+            show("opening the backup", 0, 0)
+            for text in passphrase.earlier:
+                with suppress(PassphraseError):
+                    return open_backup(path, text)
+            return open_backup(path, passphrase.text)
+
     if passphrase_file is None:
-        passphrase = ask_passphrase("The backup's passphrase", instead=BACKUP_OPTION)
-    else:
-        passphrase = read_passphrase(passphrase_file)
-    with progress_bars() as show:
-        show("opening the backup", 0, 0)
-        for text in passphrase.earlier:
-            with suppress(PassphraseError):
-                return open_backup(path, text)
-        return open_backup(path, passphrase.text)
+        return until_right("The backup's passphrase", opened, instead=BACKUP_OPTION)
+    return opened(read_passphrase(passphrase_file))
 
 
 def agree_to_replace(vault: Vault, state: PersonalState, created: datetime, *, yes: bool) -> None:

@@ -43,6 +43,14 @@ def read_options(
     )
 
 
+def check_there(source: str) -> None:
+    """Raise DataError at once for a history file that is not there, before anything heavy is loaded."""
+    from client.history.text_input import check_readable
+
+    if source != "-":
+        check_readable(expanded(source))
+
+
 def read_items(
     source: str, task: Task, options: ReadOptions, *, yes: bool
 ) -> tuple[HistoryItem, ...]:

@@ -10,7 +10,7 @@ import typer
 from client.commands import options as o
 from client.commands.adapt import say_outcome
 from client.commands.outcome import outcome, took
-from client.commands.reading import read_items, read_options
+from client.commands.reading import check_there, read_items, read_options
 from client.commands.training_run import learner_for, store, tell_cost, train
 from client.person.stores import VaultStore
 from client.person.workspace import Memory
@@ -50,6 +50,7 @@ def update(
     old ones that would lose by it can refuse.
     Where there were too few items for an adapter so far, all of them are adapted to.
     """
+    check_there(history)
     from client.person import adapting, item_promise, updating
     from client.person.cost import estimate_update
 

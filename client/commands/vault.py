@@ -56,10 +56,11 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> dict[str, Any]:
     from client.releases.installed_list import warnings_of
     from client.releases.store import installed
     from client.vault.damage import judge, look_at
+    from client.vault.opening import vault_exists
 
     workspace = o.workspace(context)
     bundle = installed(workspace.home.path)
-    shown = look_at(workspace.home) if workspace.has_vault else None
+    shown = look_at(workspace.home) if vault_exists(workspace.home.vault) else None
     content, warnings = judge(workspace.home.vault, shown, workspace.keys.given)
     slots = () if shown is None else shown.slots
     found: dict[str, Any] = {
@@ -106,6 +107,8 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> dict[str, Any]:
 
 def _kept(found: dict[str, Any]) -> str:
     if not found["generations"]:
+        if found["content"] == "damaged":
+            return "its files are there, and no key"
         return "none yet: proper adapt HISTORY"
     return f"{counted(found['generations'], 'generation')}, {o.readable_bytes(found['bytes'])}, encrypted"
 

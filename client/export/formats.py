@@ -32,6 +32,7 @@ class Format(StrEnum):
     GGUF_MERGED = "gguf-merged"
     MLX = "mlx"
     BACKUP = "age-backup"
+    HISTORY = "history"
 
 
 ADAPTERS = (Format.PEFT, Format.GGUF, Format.MLX)  # each applies to a base; the others are whole

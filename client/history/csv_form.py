@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
-from client.history.fields import Selection, likely, shown_names
+from client.history.fields import OTHER_CASES, Selection, likely, shown_names
 from client.history.layouts import is_known_name
 from client.history.text_input import MAX_RECORD_CHARS, TOO_LONG, Record
 from proper_model.errors import DataError
@@ -41,6 +41,29 @@ class Table:
         self._reader = csv.reader(self._feed, delimiter=self.delimiter, strict=True)
         with _field_limit():
             self.header = [cell.strip() for cell in _next_row(self._reader, self._feed) or []]
+
+    def take_other_cases(self, names: Sequence[str]) -> list[str]:
+        """Call columns as they are asked for where only the case is another one; which these are.
+
+        Raises DataError where two columns are called like one of `names` but for the case.
+        """
+        taken = []
+        for name in names:
+            alike = [
+                place
+                for place, cell in enumerate(self.header)
+                if cell.casefold() == name.casefold() and cell not in names
+            ]
+            if name in self.header or not alike:
+                continue
+            if len(alike) > 1:
+                raise DataError(
+                    f"{self.name}, column {name}: {OTHER_CASES}",
+                    hint=f"rename one of the columns, or say which: --column {name}=NAME",
+                )
+            self.header[alike[0]] = name
+            taken.append(name)
+        return taken
 
     def rows(self, selection: Selection, fields: Sequence[str]) -> Generator[Record, None, None]:
         """Records with the cells of the selection's columns by name.

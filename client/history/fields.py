@@ -17,6 +17,9 @@ from proper_model.tasks import Task, load_task, shipped_tasks
 
 MAX_PATH_PARTS = 16
 _SHOWN_NAMES = 30
+# Nothing of a header or record is quoted, since it may be a person's text.
+OTHER_CASE = "read from a name that differs in case alone"
+OTHER_CASES = "two names differ from this one in case alone"
 # How headers call what tasks call so.
 _LIKELY = {
     field: tuple(names.split(", "))

@@ -90,6 +90,7 @@ class Reading:
         owner: the person's identity, if a file that holds others' records too says it; filled while
             the records are read.
         date_option: names a column that may be the date of a table read without one.
+        other_case: columns that are asked for and stand in the header in another case.
     """
 
     form: str
@@ -97,6 +98,7 @@ class Reading:
     records: Generator[Record, None, None]
     owner: list[str] = field(default_factory=list)
     date_option: str = ""
+    other_case: tuple[str, ...] = ()
 
 
 def open_reading(source: Source, task: Task, options: ReadOptions) -> Reading:
@@ -148,9 +150,13 @@ def _table(source: Source, task: Task, options: ReadOptions) -> Reading:
     if own and layout and any(layout.fields.get(f) != (f,) for f in task.required_fields):
         layout = None
     selection = select(task, source.name, layout, columns, use_date=options.use_date)
+    # Of an export it is known how its columns are written.
+    asked = sorted(selection.columns) if layout is None else ()
+    other_case = table.take_other_cases(asked)
     dated = not options.use_date or "date" in columns or "date" in table.header
     option = "" if dated or layout is not None else likely(table.header, ["date"])
-    return Reading("csv", selection, table.rows(selection, fields), date_option=option)
+    records = table.rows(selection, fields)
+    return Reading("csv", selection, records, date_option=option, other_case=tuple(other_case))
 
 
 def _numbered(

@@ -17,7 +17,7 @@ from client.history.dates import (
     OrderUnknownError,
     OtherOrderError,
 )
-from client.history.fields import Selection, is_empty, shown_names
+from client.history.fields import OTHER_CASE, OTHER_CASES, Selection, is_empty, shown_names
 from client.history.forms import Reading, ReadOptions
 from client.history.newest import content_id
 from client.history.rating_scale import NoRatingError, Ratings, Scale, begins_as, scale_name
@@ -69,6 +69,11 @@ class Drafter:
         self.dates = DateReader(options.date_order)
         self.senders = Senders(name, reading.selection.layout, options.sender, reading.owner)
         self.labels = answer_labels(task)
+        self.folded: dict[str, list[str]] = {}
+        for label in self.labels or ():
+            self.folded.setdefault(folded(label), []).append(label)
+        # Of an export it is known how its fields are written.
+        self.keys = frozenset() if reading.selection.layout else reading.selection.columns
         self.rated = task.answer_field if task.kind == "ordinal" and self.labels else None
         self.ratings = Ratings(name, self.labels or (), scale)
         check_scale(name, reading.selection, self.labels if self.rated else None, scale)
@@ -93,6 +98,11 @@ class Drafter:
             reason = self.senders.reason(raw, self.selection.reason(raw))
             if reason is not None:
                 return reason
+        if not self.is_table:
+            errors = self.report.errors
+            raw = self._take_keys(raw, place)
+            if self.report.errors > errors:
+                return FAULTY
         if self.is_table or not self.selection.is_plain:
             raw = self.selection.fields_of(raw)
         if any(name in raw and is_empty(raw[name]) for name in self.task.required_fields):
@@ -111,6 +121,8 @@ class Drafter:
         self._keep_fields(raw, place)
         if self.rated in raw:
             raw[str(self.rated)] = self._rating(raw[str(self.rated)], place)
+        elif self.labels is not None:
+            self._take_label(raw, place)
         if self._lacks_field(raw, place):
             return None
         item = parse_item(raw, record.number, self.task, place, self.report)
@@ -192,6 +204,40 @@ class Drafter:
             self.report.error(where, f"the answer is {error}", hint=error.hint)
             return self.ratings.labels[0]  # not used: the record is faulty
 
+    def _take_label(self, raw: dict[str, Any], place: Place) -> None:
+        """Put a label's own spelling in the place of one in another case; of two that fit, neither."""
+        name = str(self.task.answer_field)
+        given = raw.get(name)
+        if not isinstance(given, str) or given.strip() in (self.labels or ()):
+            return
+        fitting = self.folded.get(folded(given), ())
+        if len(fitting) == 1:
+            raw[name] = fitting[0]
+            self.report.warn(
+                place.at(name),
+                "a label in another case or with other spaces; taken as the task writes it",
+            )
+
+    def _take_keys(self, raw: dict[str, Any], place: Place) -> dict[str, Any]:
+        """The record with fields of the task under their own names, where only the case is another one."""
+        absent = self.keys - raw.keys()
+        if not absent:
+            return raw
+        found: dict[str, list[str]] = {}
+        for key in raw.keys() - self.keys:
+            found.setdefault(key.casefold(), []).append(key)
+        named = dict(raw)
+        for name in sorted(absent):
+            fitting = found.get(name.casefold(), [])
+            if len(fitting) > 1:
+                self.report.error(
+                    place.at(name), OTHER_CASES, hint=f"--column {name}=KEY says which"
+                )
+            elif fitting:
+                named[name] = named.pop(fitting[0])
+                self.report.warn(place.at(name), OTHER_CASE)
+        return named
+
     def _lacks_field(self, raw: Mapping[str, Any], place: Place) -> bool:
         """Report a field that a record lacks, with the keys it has as far as they may be shown."""
         missing = sorted(self.task.required_fields - raw.keys())
@@ -216,11 +262,11 @@ class Drafter:
         labels = self.labels
         if labels is None or answer.strip() in labels:
             return True
-        close = folded(answer) in {folded(label) for label in labels}
+        close = len(self.folded.get(folded(answer), ()))
         self.report.error(
             place if name is None else place.at(name),
             f"the answer is not among the {len(labels)} labels of task {self.task.name}"
-            + (", but differs from one of them only in case or spaces" if close else ""),
+            + (f", and {close} of them differ from it only in case or spaces" if close else ""),
         )
         return True
 

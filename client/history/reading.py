@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.history.dates import ORDER_HINT, ORDERS, OrderUnknownError, order_of
-from client.history.fields import dig
+from client.history.fields import OTHER_CASE, dig
 from client.history.forms import FORMS, ReadOptions, open_reading
 from client.history.item import FAULTY, Drafter, Faults
 from client.history.layouts import Layout
@@ -120,6 +120,8 @@ def _read(
     with open_history(source, on_read=on_read) as opened:
         keeper = Keeper(opened.name, options.max_items or DEFAULT_MAX_ITEMS)
         reading = open_reading(opened, task, options)
+        for column in reading.other_case:
+            report.warn(Place(opened.name, field=column), OTHER_CASE)
         drafter = Drafter(opened.name, task, reading, report, scale, options)
         # Closed here, whatever happens: a reader may have changed a setting of its library.
         with closing(reading.records):

@@ -268,6 +268,13 @@ def open_history(
         yield Source(name, path.suffix.lower(), file)
 
 
+def check_readable(path: Path) -> None:
+    """Raise DataError unless there is a regular file; nothing of it is read."""
+    name = shown_name(path)
+    with _reasons(name):
+        _check_regular(path.stat(), name)
+
+
 def shown_name(path: Path) -> str:
     """The last part of a path, printable, for messages."""
     return "".join(sign if sign.isprintable() else "?" for sign in path.name) or str(path)

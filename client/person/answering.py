@@ -8,6 +8,7 @@ Someone without an adapter gets the highest stage there is, and is told.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -18,11 +19,12 @@ from client.person.arms import ArmModel, Private, answered_by, share_of
 from client.person.state import EMBEDDING, PersonalState
 from proper_model.answering import Answer, Ended, Sampling, routing_weights, stream
 from proper_model.errors import ConfigError, DataError
+from proper_model.evaluation import is_unusable
 from proper_model.model import AdaptedModel, MakePass
 from proper_model.release.contents import Release
 from proper_model.settings import presets
 from proper_model.tasks import Depth, Example, HistoryItem, OwnItems, Query, Task
-from proper_model.text import ChatMessage, Encoder
+from proper_model.text import ChatMessage, Encoder, unknown_tokens
 
 Wording = Literal["task", "chat"]
 CHAT_TOKENS = 512  # of an answer in a conversation, where nobody says how many
@@ -161,6 +163,21 @@ class Personal:
         """A question in the task's wording, after own items, as a stage is asked."""
         asked = self.own_items(stage).ask(text)
         return self.encoder.prompt(asked.prompt, lines=asked.lines)
+
+    def unknown_words(self, text: str) -> tuple[int, int]:
+        """How many words of a question the base does not know, and how many there are.
+
+        Of what the person asks, without the task's own words around it.
+        """
+        parts = self.task.query_text(Query("question", text, ""))
+        return unknown_tokens(self.encoder, text if parts is None else " ".join(parts.values()))
+
+    def unusable(self, text: str, answer: str) -> bool:
+        """Whether an answer to a question says nothing: it is empty, or none of the labels."""
+        labels: Sequence[str] = ()
+        with suppress(DataError):  # a question may list no labels of its own
+            labels = self.task.labels_for(Query("question", text, ""))
+        return is_unusable(answer, labels)
 
     def answer_limit(self, text: str, most: int | None = None) -> int:
         """Tokens an answer may have: the longest label and its end, or the release's limit."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from client.person import adapting
 from client.person.answering import Personal
@@ -19,7 +19,14 @@ from client.person.learner import Learner
 from client.person.state import PersonalState
 from proper_model.data import date_key
 from proper_model.errors import DataError
-from proper_model.evaluation import LOWER_IS_BETTER, Scored, score, summarize, swap_probability
+from proper_model.evaluation import (
+    LOWER_IS_BETTER,
+    Scored,
+    is_unusable,
+    score,
+    summarize,
+    swap_probability,
+)
 from proper_model.tasks import Example, HistoryItem, Query, Task, User, counted
 
 TESTED_SHARE = 0.2  # of the items, the newest ones
@@ -47,12 +54,14 @@ class Evaluation:
         trained, tested: numbers of items.
         scores: by stage, then by metric.
         gains: by metric, the task's own first.
+        unusable: by stage, the share of answers that are empty, or none of the labels.
     """
 
     trained: int
     tested: int
     scores: Mapping[str, Mapping[str, float]]
     gains: Mapping[str, Gain]
+    unusable: Mapping[str, float] = field(default_factory=dict)
 
     def verdict(self) -> str:
         """What a person may conclude, in plain words."""
@@ -137,10 +146,10 @@ def evaluate(
     newest = parts.newest
     trained = adapting.adapt(learner, state, parts.histories)
     mine = Personal.of(learner.release, trained, name)
-    scored = {}
+    scored, unusable = {}, {}
     for stage in mine.stages:
         learner.begin(f"stage {stage}")
-        scored[stage] = _score(task, newest, mine, stage)
+        scored[stage], unusable[stage] = _score(task, newest, mine, stage)
     return Evaluation(
         trained=len(older),
         tested=len(newest),
@@ -149,6 +158,7 @@ def evaluate(
             for stage, one in scored.items()
         },
         gains={metric: _gain(scored, metric) for metric in scored["1"].metrics},
+        unusable=unusable,
     )
 
 
@@ -185,8 +195,13 @@ def _gain(scored: Mapping[str, Scored], metric: str) -> Gain:
     )
 
 
-def _score(task: Task, items: tuple[HistoryItem, ...], mine: Personal, stage: str) -> Scored:
-    """Answers to the items as a table with one made-up user an item, so that items are resampled."""
+def _score(
+    task: Task, items: tuple[HistoryItem, ...], mine: Personal, stage: str
+) -> tuple[Scored, float]:
+    """Answers to the items as a table with one made-up user an item, so that items are resampled.
+
+    And the share of them that is unusable.
+    """
     examples = [task.history_example(item) for item in items]
     task = scorable(task, examples)
     users = [
@@ -198,7 +213,8 @@ def _score(task: Task, items: tuple[HistoryItem, ...], mine: Personal, stage: st
         prediction_of(user.user_id, user.queries[0].id, answer)
         for user, answer in zip(users, answers, strict=True)
     ]
-    return score(task, users, predictions)
+    unusable = sum(is_unusable(one.output, task.labels or ()) for one in predictions)
+    return score(task, users, predictions), unusable / len(predictions)
 
 
 def scorable(task: Task, examples: Sequence[Example]) -> Task:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,15 @@ from client.releases.loading import ReleaseMemory
 from client.settings.names import SETTINGS
 from client.terminal.console import say
 from client.terminal.time_left import ExpectedPhase
-from client.vault.opening import Vault, create_vault, open_vault, slot_kinds, vault_exists
-from client.vault.passphrases import ask_passphrase, check_new, new_passphrase, read_passphrase
+from client.vault.opening import (
+    Vault,
+    check_keys,
+    create_vault,
+    open_vault,
+    slot_kinds,
+    vault_exists,
+)
+from client.vault.passphrases import check_new, new_passphrase, read_passphrase, until_right
 from client.vault.secrets import KeyFile, KeyringEntry, Secret
 from proper_model.errors import (
     ConfigError,
@@ -100,6 +108,8 @@ class Workspace:
 
     @property
     def has_vault(self) -> bool:
+        """Whether something private is stored. Raises VaultError where it is, and its keys.json is not."""
+        check_keys(self.home.vault)
         return vault_exists(self.home.vault)
 
     def open(self) -> Vault:
@@ -109,7 +119,11 @@ class Workspace:
                 "nothing private is stored here yet",
                 hint="start with: proper adapt HISTORY",
             )
-        vault = open_vault(self.home.vault, self._secret())
+        secret = self._secret()
+        if secret is None:
+            vault = until_right("The vault's passphrase", partial(open_vault, self.home.vault))
+        else:
+            vault = open_vault(self.home.vault, secret)
         vault.tell_by(say_warning)
         return vault
 
@@ -122,7 +136,8 @@ class Workspace:
         from_keyring = "keyring" in kinds and self.keys.unlock != "ask"
         return self.open() if kinds and (self.keys.has_file or from_keyring) else None
 
-    def _secret(self) -> Secret:
+    def _secret(self) -> Secret | None:
+        """What opens the vault; None for a passphrase that is to be asked for."""
         given = self.keys.given()
         if given is not None:
             return given
@@ -136,7 +151,7 @@ class Workspace:
             return KeyringEntry()
         if kinds == {"key-file"}:
             raise ConfigError("this vault opens with a key file", hint="give --key-file FILE")
-        return ask_passphrase("The vault's passphrase")
+        return None
 
     def _create(self) -> Vault:
         given = self.keys.given()

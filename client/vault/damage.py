@@ -14,7 +14,7 @@ from client.vault.contents import generation_name, list_generations, list_leftov
 from client.vault.key_slots import KeySet
 from client.vault.keys_document import decode_keys
 from client.vault.keys_file import read_keys
-from client.vault.opening import WITHOUT_KEYS, open_vault, vault_exists
+from client.vault.opening import WITHOUT_KEYS, WITHOUT_KEYS_HINT, open_vault, orphaned
 from client.vault.sealing import MAGIC, MAX_HEADER_BYTES, TAG_BYTES, Header, read_header
 from client.vault.secrets import KINDS, Secret
 from client.vault.snapshot import at_rest
@@ -69,7 +69,8 @@ def judge(
     earlier one is used) or `damaged` (nothing can be read).
     """
     if shown is None:
-        return ("damaged", [WITHOUT_KEYS]) if orphaned(folder) else ("none", [])
+        told = f"{WITHOUT_KEYS}; {WITHOUT_KEYS_HINT}"
+        return ("damaged", [told]) if orphaned(folder) else ("none", [])
     warnings = list(shown.damaged)
     if shown.unfinished:
         warnings.append(UNFINISHED)
@@ -93,11 +94,6 @@ def judge(
     if content is None:
         return "none", warnings
     return "older" if vault.warnings else "whole", [*warnings, *vault.warnings]
-
-
-def orphaned(folder: Path) -> bool:
-    """Whether generations lie there without the keys.json that opens them."""
-    return folder.is_dir() and not vault_exists(folder) and bool(list_generations(folder))
 
 
 def _look(folder: Path) -> Shown:

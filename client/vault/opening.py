@@ -32,21 +32,24 @@ __all__ = [
     "Passphrase",
     "Secret",
     "Vault",
+    "check_keys",
     "create_vault",
     "destroy_vault",
     "fingerprint",
     "make_key_file",
     "open_vault",
+    "orphaned",
     "slot_kinds",
     "vault_exists",
 ]
 
 
 # keys.json is gone: lost, or removed by `destroy_vault`, which was then killed.
-WITHOUT_KEYS = "there are generations already, but no keys.json, without which nothing reads them"
+WITHOUT_KEYS = "what you adapted lies there, but no keys.json, without which nothing reads it"
 WITHOUT_KEYS_HINT = (
-    "put keys.json back from a copy of this folder; or, if everything was to be removed, repeat that "
-    "command, which was interrupted"
+    "put keys.json back from a copy of this folder. With a backup of proper export instead: move this "
+    "folder aside, then proper import FILE. If everything was to be removed, repeat that command, which was "
+    "interrupted"
 )
 
 
@@ -74,8 +77,7 @@ def create_vault(
             f"{folder.name}: there is a vault already",
             hint="`proper status` says what is there; give another place with --home",
         )
-    if list_generations(folder):
-        raise VaultError(f"{folder.name}: {WITHOUT_KEYS}", hint=WITHOUT_KEYS_HINT)
+    check_keys(folder)
     key, key_id = random(KEY_BYTES), random(KEY_ID_BYTES).hex()
     empty = Keys(random(ID_BYTES).hex(), KeySet(key_id, ()))
     file = KeysFile(folder, empty, key, random, cost, next(iter(secrets), None))
@@ -123,6 +125,17 @@ def fingerprint(folder: Path) -> bytes | None:
             raise
         return None
     return hashlib.sha256(keys + repr(generations).encode()).digest()
+
+
+def orphaned(folder: Path) -> bool:
+    """Whether generations lie there without the keys.json that opens them."""
+    return folder.is_dir() and not vault_exists(folder) and bool(list_generations(folder))
+
+
+def check_keys(folder: Path) -> None:
+    """Raise VaultError for generations without keys.json: nobody may take that for an empty vault."""
+    if orphaned(folder):
+        raise VaultError(f"{folder.name}: {WITHOUT_KEYS}", hint=WITHOUT_KEYS_HINT)
 
 
 def slot_kinds(folder: Path) -> list[tuple[str, str]]:

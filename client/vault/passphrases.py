@@ -12,14 +12,19 @@ import codecs
 import getpass
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from client.terminal.console import say
 from client.vault.secrets import KeyFile, Passphrase, Secret
 from proper_model.errors import ConfigError, PassphraseError
 from proper_model.storage.files import read_private
 
+Result = TypeVar("Result")
+
 MAX_PASSPHRASE_FILE_BYTES = 8192
+TRIES = 3  # at a wrong passphrase on the terminal
 MIN_CHARACTERS = 8
 LEAST_GUESSES = 1e6
 GOOD_GUESSES = 1e10
@@ -85,6 +90,24 @@ def ask_passphrase(words: str, *, instead: str = VAULT_OPTIONS, twice: bool = Fa
     if twice and getpass.getpass("The same again: ") != first:
         raise PassphraseError("the two passphrases differ; nothing was changed")
     return Passphrase(first)
+
+
+def until_right(
+    words: str, use: Callable[[Passphrase], Result], *, instead: str = VAULT_OPTIONS
+) -> Result:
+    """What `use` makes of a passphrase that is asked for, again where it is wrong, `TRIES` times at most.
+
+    Raises as `ask_passphrase` and `use`.
+    """
+    for left in reversed(range(TRIES)):
+        given = ask_passphrase(words, instead=instead)
+        try:
+            return use(given)
+        except PassphraseError as error:
+            if not left:
+                raise
+            say(f"{error.message}; {'once' if left == 1 else 'twice'} more")
+    raise AssertionError("the last try returns or raises")
 
 
 def new_passphrase(

@@ -119,6 +119,11 @@ def score(
     )
 
 
+def is_unusable(output: str, labels: Sequence[str]) -> bool:
+    """Whether an answer says nothing: it is empty, or none of the labels where there are some."""
+    return not output.strip() or (bool(labels) and read_label(output, labels) is None)
+
+
 def read_label(
     output: str, labels: Sequence[str], kind: str = "classification", *, lenient: bool = False
 ) -> str | None:

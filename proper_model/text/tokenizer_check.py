@@ -90,15 +90,24 @@ def label_warnings(encoder: Encoder, labels: Sequence[str]) -> list[str]:
     ]
 
 
+def unknown_tokens(encoder: Encoder, text: str) -> tuple[int, int]:
+    """How many tokens of a text are the unknown one, and how many there are; words, for a tokenizer of words.
+
+    0 where the tokenizer spells every word.
+    """
+    ids = encoder.text_ids(text)
+    unknown = getattr(encoder.tokenizer, "unk_token_id", None)
+    return (0 if unknown is None else ids.count(unknown)), len(ids)
+
+
 def text_warnings(encoder: Encoder, texts: Iterable[str]) -> list[str]:
     """A share of unknown tokens that leaves little to read; of the first texts only."""
-    unknown = getattr(encoder.tokenizer, "unk_token_id", None)
-    if unknown is None:
+    if getattr(encoder.tokenizer, "unk_token_id", None) is None:
         return []
     found = total = 0
     for _, text in zip(range(TEXTS), texts, strict=False):
-        ids = encoder.text_ids(text)
-        found, total = found + ids.count(unknown), total + len(ids)
+        unknown, count = unknown_tokens(encoder, text)
+        found, total = found + unknown, total + count
     if found <= MOST_UNKNOWN * total:
         return []
     return [

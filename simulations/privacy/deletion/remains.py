@@ -125,7 +125,7 @@ def device_life(folder: Path, cast: Cast, release: Path, rng: np.random.Generato
     numbers = learned(in_tensors(PERSON, arrays(adapted)), release)
     scanner = Scanner((mark, *numbers))
     before = _looked(scanner, root, adapted)
-    chosen = ["forget", "--items", f"contains:{mark.text}"]
+    chosen = ["forget", "--yes", "--items", f"contains:{mark.text}"]
     _proper(root, "after", options, [chosen, ["generate", user.queries[0].input]])
     forgot = _opened(home, secret)
     after = _looked(scanner, root, forgot)

@@ -143,11 +143,11 @@ def _changing(given: Path, canaries: Mapping[str, Canary]) -> list[Typed]:
     return [
         *_debug(
             Typed(["update", str(given / "later.json")]),
-            Typed(["forget", "--items", "2"]),
+            Typed(["forget", "--yes", "--items", "2"]),
         ),
         *_twice(
             Typed(["update", str(given / "bad.json")], DataError.exit_code),
-            Typed(["forget", "--items", f"contains:{selector}"], ConfigError.exit_code),
+            Typed(["forget", "--yes", "--items", f"contains:{selector}"], ConfigError.exit_code),
         ),
     ]
 
@@ -187,7 +187,7 @@ def _ending(given: Path, place: Path, canaries: Mapping[str, Canary]) -> list[Ty
         ["generate", question],
         ["serve", "--port", "0"],
         ["update", str(given / "later.json")],
-        ["forget", "--items", "1"],
+        ["forget", "--yes", "--items", "1"],
         ["export", "--format", "peft", "--out", str(place / "another")],
     ]
     return [
