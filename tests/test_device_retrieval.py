@@ -13,12 +13,13 @@ from client.commands.adapt import say_comparison, say_room
 from client.commands.inspect import adapter_facts, fact_rows
 from client.export.folder_readme import content
 from client.export.request import Request
+from client.home import Home
 from client.person import adapting, cost
 from client.person.answering import Personal
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, decode, encode
 from client.person.stores import VaultStore
-from client.person.workspace import Memory
+from client.person.workspace import Memory, Workspace
 from client.vault.opening import Vault
 from proper_model.errors import ConfigError, VaultError
 from proper_model.release.contents import Release
@@ -296,8 +297,9 @@ def test_a_release_without_room_for_own_items_is_told(
         assert ("leaves no room" in capsys.readouterr().err) == warned
 
 
-def test_a_server_without_items_refuses() -> None:
+def test_a_server_without_items_refuses(tmp_path: Path) -> None:
     from client.serving.person_session import ServedPerson
 
+    empty = Workspace(Home(tmp_path))
     with pytest.raises(ConfigError, match="none are stored"):
-        ServedPerson(None, None, None, Memory(), retrieve=2)  # type: ignore[arg-type]
+        ServedPerson(empty, None, None, Memory(), retrieve=2)

@@ -87,7 +87,7 @@ def other_command(person: Person, what: str) -> None:
         "update": ["update", folder / "all.jsonl"],
         "adapt": ["adapt", folder / "12.jsonl"],
         "rollback": ["rollback"],
-        "forget": ["forget", "--items", person.items()[0].id],
+        "forget": ["forget", "--items", person.items()[0].id, "--yes"],
     }
     assert person.run(*words[what]) == 0
 
@@ -238,7 +238,7 @@ def test_over_the_wire(person: Person, session: ServedPerson, user: User) -> Non
         client = server.client
         rows = client.get("/api/items").json()["items"]
         gone = rows[0]["id"]
-        assert person.run("forget", "--items", gone) == 0
+        assert person.run("forget", "--items", gone, "--yes") == 0
         now = client.get("/api/items").json()["items"]
         assert [row["id"] for row in now] == [row["id"] for row in rows[1:]]
         assert client.post("/v1/completions", json=asked).status_code == 200

@@ -77,6 +77,12 @@ class Speaker:
     def generate(self, *_: object, **__: object) -> list[str]:
         return ["first ", ATTACK]
 
+    def unknown_words(self, _: str) -> tuple[int, int]:
+        return 0, 1
+
+    def unusable(self, *_: str) -> bool:
+        return False
+
 
 def test_answers_to_many_questions(capsys: pytest.CaptureFixture[str]) -> None:
     asked = Questions(1, iter([Asked("a\x9b", "x")]))

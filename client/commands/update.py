@@ -46,9 +46,8 @@ def update(
 ) -> dict[str, Any]:
     """Train with the items of HISTORY that are new, rehearsing old ones; kept only if it helps.
 
-    HISTORY may hold old items as well; they are recognized. New items that are held back decide, and
-    old ones that would lose by it can refuse.
-    Where there were too few items for an adapter so far, all of them are adapted to.
+    HISTORY may hold old items as well. New items that are held back decide, and old ones that would
+    lose by it can refuse. Where there were too few items for an adapter so far, all are adapted to.
     """
     check_there(history)
     from client.person import adapting, item_promise, updating
