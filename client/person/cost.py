@@ -181,16 +181,14 @@ def _parts(
     epochs, refit = _lengths(learner, at_most)
     rates = len(user.learning_rates)
     parts: list[tuple[str, bool, float]] = []
-    if learner.model.structure.population_only:
-        pass  # nothing reads an embedding
-    elif _inferring(learner):  # once, and none is held back
-        parts = [("embedding", False, float(sum(len(s.tokens) for s in shared.items)))]
-    else:
+    if _trains_embedding(learner):
         found, again = min(user.embedding_epochs, at_most), min(refit, user.embedding_epochs)
         parts = [
             ("embedding", True, _tokens(shared, epochs=found, rates=1)),
             ("embedding", False, _refit_tokens(shared, again)),
         ]
+    elif learner.model.structure.infers_user:  # once, and none is held back
+        parts = [("embedding", False, float(sum(len(s.tokens) for s in shared.items)))]
     planned = learner.planned(own)
     if planned is not None:
         return [*parts, ("adapter", False, sum(_planned_tokens(one) for one in planned))]
@@ -209,9 +207,10 @@ def _private_tokens(privacy: ItemPrivacy, learner: Learner, own: Sequence[Sample
     return privacy.sampling_rate * privacy.steps * total
 
 
-def _inferring(learner: Learner) -> bool:
-    """Whether the embedding takes no training of its own."""
-    return learner.model.structure.infers_user or learner.privacy is not None
+def _trains_embedding(learner: Learner) -> bool:
+    """Whether the embedding takes a training of its own: something reads it, and nothing infers it."""
+    structure = learner.model.structure
+    return not (structure.population_only or structure.infers_user or learner.privacy is not None)
 
 
 def _adapted(learner: Learner, own: Sequence[Samples]) -> list[bool]:
@@ -457,7 +456,7 @@ def _phases(
     embedding = (learner.release.mean_embedding.numel(), 1)
     folds = sum(len(samples.folds) for samples in own)
     phases: list[Phase] = []
-    if not (_inferring(learner) or learner.model.structure.population_only):
+    if _trains_embedding(learner):
         trials = max(1, len(shared.folds))
         phases.append(Phase(*embedding, trials, fit, len(shared.items), slowest_s))
         if fit.refit:
