@@ -44,6 +44,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
+def axe(repository: Path) -> str:
+    """The source of axe-core; skips where `make npm` has not brought it."""
+    path = repository / "tests/npm/node_modules/axe-core/axe.min.js"
+    if not path.is_file():
+        pytest.skip("needs axe-core: make npm")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
 def script(repository: Path) -> Callable[[str], ModuleType]:
     """Loads a file of the checkout that lies in no package, by its path."""
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from benchmarked import CANARY, World, be_quick
-from chromium import Browser, Page, find_chromium
+from chromium import Page
 from test_report import check
 
 from proper_model.errors import ConfigError, DataError
@@ -283,16 +283,6 @@ def test_tables_join_beside_the_paper(world: World, capsys) -> None:
     assert checker.outside == []
     assert len(checker.ids) == len(set(checker.ids))
     assert "All sets" in page.read_text()
-
-
-@pytest.fixture(scope="module")
-def browser(world, tmp_path_factory):
-    path = find_chromium()
-    if path is None:
-        pytest.skip("needs chromium (Debian: apt-get install chromium)")
-    browser = Browser(path, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.mark.parametrize("width", [360, 1200])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from chromium import Browser, Page, find_chromium
+from chromium import Browser, Page
 from test_benchmark_tables import by_hand
 from test_report import check, details
 from test_results import example
@@ -56,24 +55,6 @@ def test_a_page_is_one_small_file_that_asks_nobody(folder: Path, name: str) -> N
     assert not [word for word in ("url(http", "@import", "<script", "<img") if word in text]
     assert "default-src 'none'" in text
     assert len(text.encode()) < MOST_BYTES
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    path = find_chromium()
-    if path is None:
-        pytest.skip("needs chromium (Debian: apt-get install chromium)")
-    browser = Browser(path, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture(scope="module")
-def axe(repository: Path) -> str:
-    path = repository / "tests/npm/node_modules/axe-core/axe.min.js"
-    if not path.is_file():
-        pytest.skip("needs axe-core (make npm)")
-    return path.read_text(encoding="utf-8")
 
 
 def opened(browser: Browser, path: Path, *, unfold: bool = True) -> Page:

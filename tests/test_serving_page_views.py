@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from chromium import Browser, Page
@@ -106,11 +105,8 @@ def test_no_view_scrolls_sideways_at_any_width(browser, scheme) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_in_any_view(browser, repository: Path, scheme) -> None:
-    path = repository / "tests/npm/node_modules/axe-core/axe.min.js"
-    if not path.is_file():
-        pytest.skip("needs axe-core: make npm")
-    with shown(browser, axe=path.read_text()) as (page, bring):
+def test_axe_finds_nothing_in_any_view(browser, axe: str, scheme) -> None:
+    with shown(browser, axe=axe) as (page, bring):
         for view in VIEWS:
             bring(view)
             for width in (360, 1280):

@@ -96,9 +96,8 @@ def show(
     from client.bases.listing import describe_base
 
     facts = describe_base(base)
-    if as_json:
-        return {"facts": dict(facts)}
-    for name, value in facts.items():
-        shown = f"{value:,}" if type(value) is int else str(value)
-        print_line(f"{name.replace('_', ' '):<22}{shown}")
+    if not as_json:
+        for name, value in facts.items():
+            shown = f"{value:,}" if type(value) is int else str(value)
+            print_line(f"{name.replace('_', ' '):<22}{shown}")
     return {"facts": dict(facts)}

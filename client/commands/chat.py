@@ -201,8 +201,8 @@ class Talk:
 
         reads = self.mine.positions
         wanted, gone = min(self.max_tokens or LEAST_ANSWER, reads // 2), 0
-        while wording_of(self._messages(2 * gone)) == "chat":
-            tokens = len(self.mine.asked_tokens(self._messages(2 * gone), stage=self.stage))
+        while wording_of(asked := self._messages(2 * gone)) == "chat":
+            tokens = len(self.mine.asked_tokens(asked, stage=self.stage))
             last = 2 * gone == len(self.said) - 1
             if last and tokens >= reads:
                 raise DataError(
