@@ -27,6 +27,7 @@ from proper_model.engine.slots import Slots, Start
 from proper_model.engine.training_loop import Row, TrainingLoop
 from proper_model.engine.trials import Trial, TrialResult, TrialSettings
 from proper_model.kernels.dropout import mix_seed
+from proper_model.kernels.layout import queued
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass
 from proper_model.progress import Steps
@@ -153,16 +154,18 @@ class Cohort(TrainingLoop[Tensor]):
         ]
 
     def _backward(self, part: Sequence[Row]) -> Tensor:
-        """One pass of a step: adds its gradients; returns slots whose losses were not finite."""
+        """One pass of a step: adds its gradients; [K], over 0 where a slot's loss was not finite."""
         batch = self._batch(part)
         now = self.make_pass(batch.slots, self.slots.residents(self.device))
         now.dropout = self.settings.dropout
         losses = self.model.answer_loss(batch, now)
-        shares = losses.new_tensor([1 / row.count for row in part])
+        shares = torch.tensor([1 / row.count for row in part], dtype=losses.dtype)
         # Slots share no parameter, so the sum over rows has each user's own gradient. Only the
         # trained tensors get one: in stage 2 the experts are in training too, not by this.
-        (losses * shares).sum().backward(inputs=self.parameters)
-        return batch.slots[~losses.isfinite()].cpu()
+        (losses * queued(shares, self.device)).sum().backward(inputs=self.parameters)
+        # Looked at once a step: a GPU must not wait for the CPU after every pass.
+        bad = torch.zeros(len(self.slots.resident), device=self.device)
+        return bad.index_add(0, batch.slots, (~losses.isfinite()).float())
 
     def _update(self, found: Sequence[Tensor]) -> None:
         if self.anchors is not None:
@@ -170,8 +173,7 @@ class Cohort(TrainingLoop[Tensor]):
             self.anchors.add_gradients(self.slots.occupied(), pulls)
         # A finite loss may still have an infinite gradient, which would poison the moments.
         norms = self.slots.optimizer.gradient_norms()
-        finite = norms.isfinite().cpu()
-        finite[torch.cat(list(found))] = False
+        finite = (norms.isfinite() & (torch.stack(list(found)).sum(0) == 0)).cpu()
         rates = torch.zeros(len(finite), dtype=torch.float64)
         flags = torch.zeros(len(finite), dtype=torch.bool)
         for slot, u in self.slots.occupied():

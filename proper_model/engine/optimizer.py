@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from proper_model.kernels.ops import has_triton
+
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 
@@ -30,6 +32,10 @@ class StackedAdamW:
         parameters: tensors that share their first dimension U.
         weight_decay: decoupled decay, in units of the learning rate.
         max_grad_norm: each slot's gradient, over all its parameters, is clipped to this norm.
+
+    Attributes:
+        steps: `[U]` updates of every slot so far.
+        fused: one launch a tensor, for float32 on a GPU with Triton.
     """
 
     def __init__(
@@ -40,8 +46,10 @@ class StackedAdamW:
         self.max_grad_norm = max_grad_norm
         self.first = [torch.zeros_like(p) for p in self.parameters]
         self.second = [torch.zeros_like(p) for p in self.parameters]
-        slots = self.parameters[0].shape[0]
-        self.steps = torch.zeros(slots, dtype=torch.long, device=self.parameters[0].device)
+        device = self.parameters[0].device
+        self.steps = torch.zeros(len(self.parameters[0]), dtype=torch.long, device=device)
+        narrow = all(p.dtype is torch.float32 for p in self.parameters)
+        self.fused = device.type == "cuda" and narrow and has_triton()
 
     @torch.no_grad()
     def reset(self, slots: Sequence[int]) -> None:
@@ -51,6 +59,10 @@ class StackedAdamW:
 
     def gradient_norms(self) -> Tensor:
         """Euclidean norm of each slot's gradient over all parameters, [U]."""
+        if self.fused:
+            from proper_model.kernels.gpu import squared_norms
+
+            return squared_norms([p.grad for p in self.parameters if p.grad is not None]).sqrt()
         squares = [p.grad.flatten(1).square().sum(1) for p in self.parameters if p.grad is not None]
         return torch.stack(squares).sum(0).sqrt()
 
@@ -61,6 +73,9 @@ class StackedAdamW:
         `norms [U]` are `gradient_norms()`. Gradients are cleared for all slots.
         """
         clip = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+        if self.fused:
+            self._step_fused(rates, active, clip)
+            return
         all_active = bool(active.all())
         rows = slice(None) if all_active else active.nonzero().squeeze(1)
         self.steps[rows] += 1
@@ -87,3 +102,17 @@ class StackedAdamW:
             if not all_active:
                 first[rows], second[rows], p[rows] = m, v, values
             p.grad = None
+
+    def _step_fused(self, rates: Tensor, active: Tensor, clip: Tensor) -> None:
+        """The same without asking the GPU which slots are active."""
+        from proper_model.kernels.gpu import adamw_step
+
+        self.steps += active
+        count = self.steps.clamp(min=1).to(rates.dtype)  # an empty slot has taken no step
+        decay, rate = 1 - rates * self.weight_decay, rates / (1 - BETAS[0] ** count)
+        correction = (1 - BETAS[1] ** count).sqrt()
+        numbers = torch.stack([n.float() for n in (active, clip, decay, rate, correction)], 1)
+        for p, first, second in zip(self.parameters, self.first, self.second, strict=True):
+            if p.grad is not None:
+                adamw_step(p.data, first, second, p.grad, numbers, BETAS, EPSILON)
+                p.grad = None

@@ -21,6 +21,7 @@ from proper_model.kernels.layout import Layout
 _LANES = 4  # 16-bit lanes of one 64-bit draw
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK64 = (1 << 64) - 1
+_MASK32 = (1 << 32) - 1
 
 
 def mix_seed(*parts: int) -> int:
@@ -49,10 +50,42 @@ def row_masks(x: Tensor, p: float, row_seeds: Sequence[int], layout: Layout, sit
     """What dropout keeps of x [M, d]: 0 or 1, in x's dtype; a row's part is its own seed's.
 
     Not rescaled: the caller multiplies what comes out of the low-rank projection by 1/(1 - p),
-    which is a few numbers a token.
+    which is a few numbers a token. On a GPU a draw a row would be a launch a row: there the mask
+    is a hash.
     """
+    if x.device.type == "cuda":
+        return hashed_mask(x, threshold(p), torch.tensor(row_seeds), layout, site)
     masks = torch.empty_like(x, requires_grad=False)
     parts = masks.split(layout.lengths)
     for part, seed in zip(parts, row_seeds, strict=True):
         fill_keep_mask(part, mix_seed(seed, site), p)
     return masks
+
+
+def threshold(p: float) -> int:
+    """Of 65,536 values of a hash, those below it are dropped."""
+    return round(p * 65536)
+
+
+def hashed_mask(x: Tensor, threshold: int, seeds: Tensor, layout: Layout, site: int) -> Tensor:
+    """0 or 1 in the dtype of x [M, d], from (row's seed, site, place in the row, column) alone.
+
+    `seeds [R]` int64. 32-bit arithmetic in 64 bits; `kernels.gpu.mask` is the same in a kernel.
+    """
+    device = x.device
+    seeds = seeds.to(device)
+    starts = torch.tensor(layout.starts(), device=device)
+    place = torch.arange(len(x), device=device) - starts[layout.rows]
+    key = _spread((seeds & _MASK32) ^ (site * 0x9E3779B1 & _MASK32))
+    keys = _spread(_spread(place + key[layout.rows] & _MASK32) ^ (seeds >> 32)[layout.rows])
+    columns = _spread(torch.arange(x.shape[1], device=device) + 0x7F4A7C15 & _MASK32)
+    z = (keys[:, None] ^ columns) * 0x85EBCA6B & _MASK32
+    z = (z ^ (z >> 15)) * 0xC2B2AE35 & _MASK32
+    return ((z >> 16) >= threshold).to(x.dtype)
+
+
+def _spread(z: Tensor) -> Tensor:
+    """Every bit of a 32-bit number moved by every other (murmur3's finalizer)."""
+    z = (z ^ (z >> 16)) * 0x85EBCA6B & _MASK32
+    z = (z ^ (z >> 13)) * 0xC2B2AE35 & _MASK32
+    return z ^ (z >> 16)

@@ -11,7 +11,7 @@ Letters: R rows, M tokens, Q vectors, each of one row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
@@ -51,12 +51,14 @@ class Layout:
         groups: in the order of their tokens.
         rows: `[M]` row of every token.
         ends: `[R]` int32, the token behind each row.
+        cached: what kernels have derived from it.
     """
 
     lengths: tuple[int, ...]
     groups: tuple[Group, ...]
     rows: Tensor
     ends: Tensor
+    cached: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Layout:
@@ -68,8 +70,8 @@ class Layout:
             groups.append(Group(first, count, start, length))
             first, start = first + count, start + count * length
         repeats = torch.tensor(lengths)
-        rows = torch.arange(len(lengths)).repeat_interleave(repeats).to(device)
-        ends = repeats.cumsum(0).to(torch.int32).to(device)
+        rows = queued(torch.arange(len(lengths)).repeat_interleave(repeats), device)
+        ends = queued(repeats.cumsum(0).to(torch.int32), device)
         return cls(tuple(lengths), tuple(groups), rows, ends)
 
     @property
@@ -83,6 +85,13 @@ class Layout:
             found.append(start)
             start += length
         return found
+
+
+def queued(values: Tensor, device: torch.device | str) -> Tensor:
+    """A copy on a device; one on a GPU is made by its queue, and the CPU does not wait for it."""
+    if torch.device(device).type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def mean_by_row(values: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The low-rank part of an adapted linear, as two operations with one contract and three backends.
+"""The low-rank part of an adapted linear, as two operations with one contract and several backends.
 
 `project` makes, for tokens m of rows R with a dropout mask k or none (PROPER's equation in brackets):
 
@@ -17,6 +17,8 @@ The caller routes: it scales `user_low` and weights `expert_low`, a few numbers 
 `fused` computes the same with hand-written gradients: no copy of a full-width activation is made
 that a matrix product could write to directly, and the frozen base gets no gradients of its own.
 `grouped` is `fused` with one launch for all users' factors however ragged their rows (`rows`).
+`kernels` is for a GPU with Triton: where it can, a whole adapted linear is one function (`gpu`), and
+what that does not compute is `grouped`.
 
 Letters: M tokens, R rows, N experts, r rank, i input width, o output width. A row's tokens stand
 together (`layout`).
@@ -24,6 +26,8 @@ together (`layout`).
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -42,11 +46,24 @@ class Backend(StrEnum):
     REFERENCE = "reference"
     FUSED = "fused"
     GROUPED = "grouped"
+    KERNELS = "kernels"
 
     @classmethod
     def best_on(cls, device: torch.device) -> Backend:
         """The quickest on a device: where launches cost, one for all users."""
-        return cls.GROUPED if device.type == "cuda" else cls.FUSED
+        if device.type != "cuda":
+            return cls.FUSED
+        return cls.KERNELS if has_triton() else cls.GROUPED
+
+
+@functools.cache
+def has_triton() -> bool:
+    """True where kernels of a GPU can be compiled: PyTorch brings Triton with its CUDA build."""
+    return importlib.util.find_spec("triton") is not None
+
+
+# One product for all users' factors, however ragged their rows.
+ONE_LAUNCH = (Backend.GROUPED, Backend.KERNELS)
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,7 @@ def project(
     """
     if backend is Backend.REFERENCE:
         return _project_reference(base, x, mask, layout, user_a, expert_a, text)
-    grouped = backend is Backend.GROUPED
+    grouped = backend in ONE_LAUNCH
     user_a = None if user_a is None else user_a.to(x.dtype)
     flat_a = None if expert_a is None else expert_a.to(x.dtype).flatten(0, 1)  # [N*r, i]
     if type(base) is torch.nn.Linear:
@@ -136,7 +153,7 @@ def add_low_rank(
         flat_b = expert_b.to(base_out.dtype).permute(0, 2, 1).flatten(0, 1)  # [N*r, o]
     flat_low = None if expert_low is None else expert_low.flatten(1)  # [M, N*r]
     out: Tensor = _AddLowRank.apply(  # type: ignore[no-untyped-call]
-        base_out, layout, backend is Backend.GROUPED, user_low, flat_low, user_b, flat_b
+        base_out, layout, backend in ONE_LAUNCH, user_low, flat_low, user_b, flat_b
     )
     return out
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proper_model.kernels.layout import Layout, routing_dtype
+from proper_model.kernels.layout import Layout, queued, routing_dtype
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ def pack(
         ),
         dtype=torch.long,
     )
-    rows = layout.rows
+    owner = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     return Batch(
-        input_ids=tokens[None].to(device),
-        position_ids=positions[None].to(device),
-        prompt_mask=positions.to(device) < prompts.to(device)[rows],
-        slots=torch.tensor(list(slots), device=device),
+        input_ids=queued(tokens[None], device),
+        position_ids=queued(positions[None], device),
+        prompt_mask=queued(positions < prompts[owner], device),
+        slots=queued(torch.tensor(list(slots)), device),
         layout=layout,
-        answers=tokens[at].to(device),
-        answer_at=(at - 1).to(device),
-        answer_rows=rows[at.to(device)],
+        answers=queued(tokens[at], device),
+        answer_at=queued(at - 1, device),
+        answer_rows=queued(owner[at], device),
         answer_tokens=tuple(counts),
         seeds=None if seeds is None else tuple(seeds),
     )

@@ -9,14 +9,26 @@ weighting, never a loop. `routing` makes w_n (eq. 8 and 12), `ops` the products.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from proper_model.kernels.dropout import row_masks
-from proper_model.kernels.ops import add_low_rank, project
+from proper_model.kernels.dropout import row_masks, threshold
+from proper_model.kernels.layout import Layout
+from proper_model.kernels.ops import Backend, add_low_rank, project
 from proper_model.kernels.products import frozen_linear, serves
-from proper_model.model.adapters import Adapters
-from proper_model.model.routing import route, text_weight
+from proper_model.model.adapters import Adapters, Experts
+from proper_model.model.passes import Pass
+from proper_model.model.routing import is_one_sum, route, terms_of_rows, text_weight
+
+
+class UserFactors(NamedTuple):
+    """Of every row's user: A_u [R, r, i], B_u [R, o, r], an own W_l [R, N, o]; None for what is absent."""
+
+    a: Tensor | None
+    b: Tensor | None
+    w: Tensor | None
 
 
 class AdaptedLinear(torch.nn.Module):
@@ -45,12 +57,7 @@ class AdaptedLinear(torch.nn.Module):
         with_experts = now is not None and now.experts and len(adapters.experts) > 0
         if now is None or not (with_experts or now.lora):
             return self._plain(x)
-        layout = now.layout_of(x)
         flat = x.reshape(-1, x.shape[-1])  # [M, i]
-        mask, kept = None, 1.0
-        if now.seeds is not None and now.dropout > 0:
-            mask = row_masks(flat, now.dropout, now.seeds, layout, number)
-            kept = 1 - now.dropout
         user_a = user_b = user_w = None
         if now.lora:
             user_a = adapters.lora.a[number].index_select(0, now.slots)  # [R, r, i]
@@ -58,15 +65,72 @@ class AdaptedLinear(torch.nn.Module):
             if len(adapters.lora.w):
                 user_w = adapters.lora.w[number].index_select(0, now.slots)  # [R, N, o]
         experts = adapters.expert(number) if with_experts else None
+        own = UserFactors(user_a, user_b, user_w)
+        if self._has_kernels(flat, now, experts):
+            h = self._by_kernels(flat, now, own, experts)
+        else:
+            h = self._in_parts(flat, now, now.layout_of(x), own, experts)
+        return h.view(*x.shape[:-1], -1)
+
+    def _has_kernels(self, x: Tensor, now: Pass, experts: Experts | None) -> bool:
+        """True where one function computes all of this (`kernels.gpu`)."""
+        adapters = self.adapters
+        if adapters.backend is not Backend.KERNELS or now.layout is None or now.gate is not None:
+            return False
+        if experts is not None and not is_one_sum(adapters, now):
+            return False
+        from proper_model.kernels import gpu
+
+        n = 0 if experts is None else adapters.structure.experts
+        return gpu.serves(x, self.base, n, adapters.structure.rank)
+
+    def _by_kernels(
+        self, x: Tensor, now: Pass, own: UserFactors, experts: Experts | None
+    ) -> Tensor:
+        """x [M, i] -> [M, o] by the kernels of a GPU."""
+        from proper_model.kernels import gpu
+
+        adapters, number = self.adapters, self.number
+        assert now.layout is not None
+        seeds = now.seeds_on(x.device)
+        kept = 1.0 if seeds is None else 1 - now.dropout
+        scale = adapters.structure.scale
+        text = through = user = None
+        if experts is not None:
+            text = text_weight(adapters, number, now, x)
+            through, user = terms_of_rows(adapters, number, now, x, own.b, own.w)
+        return gpu.adapted_linear(
+            self.base,  # type: ignore[arg-type] # `serves` has looked
+            x,
+            now.layout,
+            gpu.Mask(seeds, threshold(now.dropout), number),
+            gpu.Scales(scale, scale * adapters.structure.expert_factor / kept, kept),
+            gpu.Routing(through, user, adapters.structure.detach_lora_router),
+            user_a=own.a,
+            user_b=own.b,
+            expert_a=None if experts is None else experts.a,
+            expert_b=None if experts is None else experts.b,
+            text=text,
+        )
+
+    def _in_parts(
+        self, flat: Tensor, now: Pass, layout: Layout, own: UserFactors, experts: Experts | None
+    ) -> Tensor:
+        """x [M, i] -> [M, o]: into low rank, routed, and back (`kernels.ops`)."""
+        adapters, number = self.adapters, self.number
+        mask, kept = None, 1.0
+        if now.seeds is not None and now.dropout > 0:
+            mask = row_masks(flat, now.dropout, now.seeds, layout, number)
+            kept = 1 - now.dropout
         low = project(
             adapters.backend,
             self.base,
             flat,
             mask,
             layout,
-            user_a=user_a,
+            user_a=own.a,
             expert_a=None if experts is None else experts.a,
-            text=text_weight(adapters, number, now, flat) if with_experts else None,
+            text=None if experts is None else text_weight(adapters, number, now, flat),
         )
         scale = adapters.structure.scale
         user_low, expert_low = low.user_low, low.expert_low  # A_u x [M, r], A_n x [M, N, r]
@@ -76,20 +140,19 @@ class AdaptedLinear(torch.nn.Module):
             user_low = user_low * now.gate(number, flat, layout)
         if expert_low is not None:
             weights = route(
-                adapters, number, now, layout, flat, low.text_logits, user_low, user_b, user_w
+                adapters, number, now, layout, flat, low.text_logits, user_low, own.b, own.w
             )  # w_n, [M, N]
             share = scale * adapters.structure.expert_factor / kept
             expert_low = expert_low * (weights * share).to(expert_low.dtype)[..., None]
-        h = add_low_rank(
+        return add_low_rank(
             adapters.backend,
             low.base_out,
             layout,
             user_low=None if user_low is None else user_low * scale,
             expert_low=expert_low,
-            user_b=user_b,
+            user_b=own.b,
             expert_b=None if experts is None else experts.b,
         )
-        return h.view(*x.shape[:-1], -1)
 
     def _plain(self, x: Tensor) -> Tensor:
         if type(self.base) is torch.nn.Linear and serves(x):

@@ -20,12 +20,14 @@ from torch import Tensor
 
 from proper_model.base.sites import find_sites
 from proper_model.kernels.attention import packed_attention
+from proper_model.kernels.layout import queued
 from proper_model.kernels.ops import Backend
 from proper_model.kernels.packing import Batch, packed_inputs
 from proper_model.kernels.products import FrozenLinear, serves
 from proper_model.model.adapted_linear import AdaptedLinear
 from proper_model.model.adapters import Adapters
 from proper_model.model.answer_loss import answer_logits, answer_nll
+from proper_model.model.fused_blocks import fused_blocks
 from proper_model.model.passes import Pass
 from proper_model.model.user_lora import UserLora
 from proper_model.settings.presets import Structure
@@ -41,6 +43,9 @@ class AdaptedModel(Adapters):
         backend: how adapted linears compute, None for the best on the base's device; see `ops`.
         targets: names of the linears that get private LoRAs and nothing else; None: the feed-forward's,
             with experts and routers.
+
+    Attributes:
+        fuse_base: whether the base's own steps between its products are kernels; see `fused_blocks`.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class AdaptedModel(Adapters):
             backend=backend or Backend.best_on(device),
             experts=targets is None,
         )
+        self.fuse_base = self.backend is Backend.KERNELS
         # Held outside the module tree: parameters() must be the adapters' alone.
         object.__setattr__(self, "base", base)
         base.requires_grad_(False)
@@ -99,7 +105,8 @@ class AdaptedModel(Adapters):
                     self._swap(path, FrozenLinear(module))
             for path, number in numbers.items():
                 self._swap(path, AdaptedLinear(self.base.get_submodule(path), self, number))
-            yield self
+            with fused_blocks(self.base) if self.fuse_base else nullcontext():
+                yield self
         finally:
             for path, original in self._originals.items():
                 self._replace(path, original)
@@ -125,7 +132,7 @@ class AdaptedModel(Adapters):
 
     def answer_loss(self, batch: Batch, now: Pass) -> Tensor:
         """Mean negative log-likelihood of every row's answer tokens (eq. 4): [R], float32 or wider."""
-        counts = torch.tensor(batch.answer_tokens, device=self.device)
+        counts = queued(torch.tensor(batch.answer_tokens), self.device)
         return batch.by_row(self.answer_nll(batch, now)) / counts
 
     def answer_nll(self, batch: Batch, now: Pass) -> Tensor:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
-from proper_model.kernels.layout import Layout
+from proper_model.kernels.layout import Layout, queued
 from proper_model.kernels.packing import Batch
 from proper_model.settings.presets import UserRouting
 
@@ -65,6 +66,7 @@ class Pass:
             prompt_mask=batch.prompt_mask,
             seeds=batch.seeds,
             pooled={},
+            _seeds=[],
         )
 
     def layout_of(self, x: Tensor) -> Layout:
@@ -76,6 +78,15 @@ class Pass:
             self._whole = {(rows, length): Layout.of([length] * rows, x.device)}
         return self._whole[rows, length]
 
+    def seeds_on(self, device: torch.device) -> Tensor | None:
+        """The dropout seed of every row, `[R]` int64; None where nothing is dropped."""
+        if self.seeds is None or self.dropout == 0:
+            return None
+        if not self._seeds:
+            self._seeds.append(queued(torch.tensor(self.seeds), device))
+        return self._seeds[0]
+
+    _seeds: list[Tensor] = field(default_factory=list, repr=False)
     _whole: dict[tuple[int, int], Layout] = field(default_factory=dict, repr=False)
 
 

@@ -54,12 +54,17 @@ def lora_logits(
         backend: the reference can be differentiated twice.
     """
     dtype = routing_dtype(user_low)
-    own = "g" if weight.dim() == 3 else ""
-    through = torch.einsum(f"{own}no,gor->gnr", weight.to(dtype), user_b.to(dtype))  # W_l B_u
+    through = through_lora(weight, user_b, dtype)
     # einsum("mr,mnr->mn"), with W_l B_u of each token's row
     if backend is Backend.REFERENCE:
         return torch.einsum("mr,mnr->mn", user_low.to(dtype), through[layout.rows])
     return rows.product(user_low.to(dtype), through.transpose(1, 2), layout)
+
+
+def through_lora(weight: Tensor, user_b: Tensor, dtype: torch.dtype) -> Tensor:
+    """W_l B_u of every row [R, N, r], from W_l [N, o] or [R, N, o] and B_u [R, o, r]."""
+    own = "g" if weight.dim() == 3 else ""
+    return torch.einsum(f"{own}no,gor->gnr", weight.to(dtype), user_b.to(dtype))
 
 
 def merge(text: Tensor | None, user: Tensor, how: RouterMerge) -> Tensor:
@@ -91,6 +96,38 @@ def text_weight(adapters: Adapters, number: int, now: Pass, x: Tensor) -> Tensor
     if adapters.structure.router_text is not RouterText.TOKEN:
         return None
     return weight.to(routing_dtype(x))
+
+
+def is_one_sum(adapters: Adapters, now: Pass) -> bool:
+    """True where a token's logits are a sum of its text's, its user's and its LoRA's, and nobody looks."""
+    if now.observer is not None:
+        return False
+    if now.lora and now.routing is UserRouting.LORA_AWARE:
+        return True  # eq. 12: one term only
+    structure = adapters.structure
+    return (
+        structure.router_merge is RouterMerge.SUM and structure.router_text is not RouterText.POOLED
+    )
+
+
+def terms_of_rows(
+    adapters: Adapters,
+    number: int,
+    now: Pass,
+    x: Tensor,
+    user_b: Tensor | None,
+    user_w: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """What `is_one_sum` adds to a token's text logits: W_l B_u [R, N, r] and W_e e_u [R, N], or None."""
+    own = now.lora and now.routing is not UserRouting.USER_AWARE
+    through = None
+    if own:
+        assert user_b is not None
+        weight = _lora_weight(adapters, number, user_w)
+        through = through_lora(weight, user_b, routing_dtype(x))
+    if own and now.routing is UserRouting.LORA_AWARE:
+        return through, None
+    return through, _user_logits(adapters, number, now, now.slots, x)
 
 
 def route(
@@ -149,11 +186,16 @@ def _own_logits(
     user_b: Tensor | None,
     user_w: Tensor | None,
 ) -> Tensor:
-    weight = adapters.router(number).lora if user_w is None else user_w
-    assert weight is not None
     assert user_b is not None
+    weight = _lora_weight(adapters, number, user_w)
     own = lora_logits(weight, user_low, user_b, layout, adapters.backend)
     return own.detach() if adapters.structure.detach_lora_router else own
+
+
+def _lora_weight(adapters: Adapters, number: int, user_w: Tensor | None) -> Tensor:
+    weight = adapters.router(number).lora if user_w is None else user_w
+    assert weight is not None
+    return weight
 
 
 def _pooled_text_logits(

@@ -1,0 +1,183 @@
+"""A whole adapted linear as one function with hand-written gradients, over the kernels of this room.
+
+    h = W_p x + c + sum_n s' w_n B_n A_n (k*x) + s B_u A_u (k*x)          (PROPER eq. 7, 8, 11-13)
+
+The base's product is the vendor's. Beside it the input is read once, the output read and written
+once, and nothing of full width is made in between. Backward the same holds for the gradients.
+
+Letters: M tokens, R rows, N experts, r rank, i input width, o output width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from proper_model.kernels.gpu.low_rank import Mask, Thin, gather, outer, scatter
+from proper_model.kernels.gpu.mask import keep_mask
+from proper_model.kernels.gpu.routing import Scales, Sizes, route, route_back
+from proper_model.kernels.gpu.tiles import DTYPES
+from proper_model.kernels.layout import Layout
+
+MOST_LOW = 128  # N r at most: a program holds them all
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What routes besides the text.
+
+    Attributes:
+        through: W_l B_u of every row, [R, N, r] float32, or None.
+        user: W_e e_u of every row, [R, N] float32, or None.
+        detached: no gradient flows through the LoRA-aware router.
+    """
+
+    through: Tensor | None
+    user: Tensor | None
+    detached: bool = False
+
+
+def serves(x: Tensor, base: torch.nn.Module, experts: int, rank: int) -> bool:
+    """True for inputs, linears and sizes that these kernels compute."""
+    plain = type(base) is torch.nn.Linear and base.weight.dtype is x.dtype
+    return plain and x.dtype in DTYPES and x.stride(-1) == 1 and max(1, experts) * rank <= MOST_LOW
+
+
+def adapted_linear(
+    base: torch.nn.Linear,
+    x: Tensor,
+    layout: Layout,
+    mask: Mask,
+    scales: Scales,
+    routing: Routing,
+    *,
+    user_a: Tensor | None = None,
+    user_b: Tensor | None = None,
+    expert_a: Tensor | None = None,
+    expert_b: Tensor | None = None,
+    text: Tensor | None = None,
+) -> Tensor:
+    """x [M, i] -> h [M, o].
+
+    Args:
+        user_a, user_b: every row's own [R, r, i] and [R, o, r], or None.
+        expert_a, expert_b: [N, r, i] and [N, o, r], or None.
+        text: W_t [N, i], or None.
+    """
+    h: Tensor = _Adapted.apply(
+        x, base.weight, base.bias, layout, mask, scales, routing.detached,
+        routing.through, routing.user, user_a, user_b, expert_a, expert_b, text,
+    )  # fmt: skip
+    return h
+
+
+class _Adapted(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        layout: Layout,
+        mask: Mask,
+        scales: Scales,
+        detached: bool,
+        through: Tensor | None,
+        user: Tensor | None,
+        user_a: Tensor | None,
+        user_b: Tensor | None,
+        expert_a: Tensor | None,
+        expert_b: Tensor | None,
+        text: Tensor | None,
+    ) -> Tensor:
+        n, rank = (0, 0) if expert_a is None else expert_a.shape[:2]
+        own = 0 if user_a is None else user_a.shape[1]
+        sizes = Sizes(n, rank, own, text is not None)
+        through = None if through is None else through.contiguous()
+        user = None if user is None else user.contiguous()
+        h = F.linear(x, weight, bias)
+        parts = gather(x, Thin(expert_a, user_a, text), layout, mask)
+        c, saved = route(parts, through, user, layout, sizes, scales, x.dtype)
+        scatter(h, c, Thin(_out(expert_b), _out(user_b)), layout)
+        ctx.save_for_backward(
+            x, weight, c, saved, through, user_a, user_b, expert_a, expert_b, text
+        )
+        ctx.about = layout, mask, scales, detached, sizes
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, c, saved, through, user_a, user_b, expert_a, expert_b, text = ctx.saved_tensors
+        layout, mask, scales, detached, sizes = ctx.about
+        wants = ctx.needs_input_grad
+        d_h = grads[0].contiguous()
+        e, r = sizes.experts * sizes.rank, sizes.own
+        parts = gather(d_h, Thin(_out(expert_b), _out(user_b)), layout)
+        back = None if detached else through
+        d, d_logits = route_back(parts, saved, back, layout, sizes, scales, x.dtype)
+        d_x = d_user_a = d_user_b = d_through = d_user = None
+        if wants[0]:
+            d_x = F.linear(d_h, weight.T)
+            scatter(d_x, d, Thin(expert_a, user_a, text), layout, mask)
+        if wants[9]:
+            d_user_a = outer(d[:, e : e + r], x, layout, _new(user_a), mask)
+        if wants[10]:
+            d_user_b = _new(user_b)
+            outer(c[:, e : e + r], d_h, layout, d_user_b.transpose(1, 2))
+        if wants[7]:
+            if detached:
+                d_through = torch.zeros_like(through)
+            else:
+                d_through = outer(d_logits, saved[:, e : e + r], layout, _new(through))
+        if wants[8]:
+            rows = len(layout.lengths)
+            d_user = d_logits.new_zeros(rows, sizes.experts).index_add(0, layout.rows, d_logits)
+        shared = _shared_gradients(ctx, x, d_h, c, d, d_logits)
+        return (
+            d_x,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            d_through,
+            d_user,
+            d_user_a,
+            d_user_b,
+            *shared,
+        )
+
+
+def _shared_gradients(
+    ctx: Any, x: Tensor, d_h: Tensor, c: Tensor, d: Tensor, d_logits: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of A_n, B_n and W_t, where they are in training: products over all tokens of a pass."""
+    layout, mask, _, _, sizes = ctx.about
+    *_, expert_a, expert_b, text = ctx.saved_tensors
+    *_, wants_a, wants_b, wants_text = ctx.needs_input_grad
+    n, rank, e = sizes.experts, sizes.rank, sizes.experts * sizes.rank
+    d_a = d_b = d_text = None
+    if wants_a:
+        dropped = x
+        if mask.seeds is not None:
+            dropped = x * keep_mask(x, mask.threshold, mask.seeds, layout, mask.site)
+        d_a = (d[:, :e].T @ dropped).view(n, rank, -1).to(expert_a.dtype)
+    if wants_b:
+        d_b = (c[:, :e].T @ d_h).view(n, rank, -1).transpose(1, 2).to(expert_b.dtype)
+    if wants_text:
+        d_text = (d_logits.T @ x.to(d_logits.dtype)).to(text.dtype)
+    return d_a, d_b, d_text
+
+
+def _out(factor: Tensor | None) -> Tensor | None:
+    """B [.., o, r] seen from its output, [.., r, o]."""
+    return None if factor is None else factor.transpose(1, 2)
+
+
+def _new(like: Tensor) -> Tensor:
+    return torch.empty_like(like, dtype=torch.float32, memory_format=torch.contiguous_format)

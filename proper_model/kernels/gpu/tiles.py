@@ -1,0 +1,57 @@
+"""Pieces of a pass that one program of a kernel takes: tokens of a single row, at most so many.
+
+Every row has factors of its own, so a piece must not reach into the next row. Rows of any lengths
+make one list of pieces, and one launch serves them all.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from proper_model.kernels.layout import Layout, queued
+
+TOKENS = 64  # of a piece
+WIDTH = 128  # columns that a program handles at once
+LEAST = 16  # a matrix unit's smallest side
+
+
+def pieces(layout: Layout) -> Tensor:
+    """Every piece's row, first token and the token behind it: [3, pieces] int32, on the GPU."""
+    found = layout.cached.get("pieces")
+    if found is None:
+        rows, starts, ends = [], [], []
+        for row, (first, length) in enumerate(zip(layout.starts(), layout.lengths, strict=True)):
+            for start in range(first, first + length, TOKENS):
+                rows.append(row)
+                starts.append(start)
+                ends.append(min(start + TOKENS, first + length))
+        found = queued(torch.tensor([rows, starts, ends], dtype=torch.int32), layout.rows.device)
+        layout.cached["pieces"] = found
+    return found
+
+
+def row_starts(layout: Layout) -> Tensor:
+    """The first token of every row, [R] int32, on the GPU."""
+    found = layout.cached.get("starts")
+    if found is None:
+        found = queued(torch.tensor(layout.starts(), dtype=torch.int32), layout.rows.device)
+        layout.cached["starts"] = found
+    return found
+
+
+def power(width: int) -> int:
+    """The smallest power of two that holds `width`, and that a matrix unit takes."""
+    return max(LEAST, 1 << (width - 1).bit_length())
+
+
+def shares(width: int, pieces: int) -> int:
+    """Into how many parts a sum over `width` is cut, so that few pieces keep a whole GPU busy."""
+    wanted = -(-PROGRAMS // max(1, pieces))
+    return max(1, min(wanted, -(-width // WIDTH), MOST_SHARES))
+
+
+PROGRAMS = 528  # four for each multiprocessor of a large GPU
+MOST_SHARES = 8
+DTYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}

@@ -1,0 +1,271 @@
+"""Kernels of a GPU against the equations in float64; without a GPU Triton interprets them, slowly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+import tests.triton_interpreter  # before anything defines a kernel
+from proper_model.engine.optimizer import StackedAdamW
+from proper_model.kernels import gpu
+from proper_model.kernels.dropout import hashed_mask, threshold
+from proper_model.kernels.gpu import low_rank, routing
+from proper_model.kernels.gpu.tiles import pieces
+from proper_model.kernels.layout import Layout
+
+DEVICE = tests.triton_interpreter.DEVICE
+# Interpreted, products of bfloat16 are wrong.
+NARROW = torch.bfloat16 if DEVICE == "cuda" else torch.float16
+LENGTHS = [3, 70, 7, 7, 64, 1]
+WIDE, OUT, EXPERTS, RANK = 152, 136, 5, 4
+SITE, P = 7, 0.3
+NAMES = ("x", "user_a", "user_b", "expert_a", "expert_b", "text", "through", "user")
+SEEDS = [3, 1 << 40, (1 << 62) + 5, 8, 3, 12345678901234567]
+
+
+@pytest.fixture
+def layout() -> Layout:
+    return Layout.of(LENGTHS, DEVICE)
+
+
+def test_pieces_cover_every_token_once_and_cross_no_row(layout: Layout) -> None:
+    owner = layout.rows.tolist()
+    seen = []
+    for row, start, end in pieces(layout).T.tolist():
+        assert all(owner[token] == row for token in range(start, end))
+        seen += range(start, end)
+    assert seen == list(range(sum(LENGTHS)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, NARROW])
+def test_the_mask_is_the_hash(layout: Layout, dtype: torch.dtype) -> None:
+    x = torch.ones(sum(LENGTHS), WIDE, dtype=dtype, device=DEVICE)
+    seeds = torch.tensor(SEEDS, device=DEVICE)
+    expected = hashed_mask(x, threshold(P), seeds, layout, SITE)
+    assert torch.equal(gpu.keep_mask(x, threshold(P), seeds, layout, SITE), expected)
+    assert 0.68 < expected.float().mean() < 0.72
+
+
+@dataclass
+class Case:
+    """Inputs of one adapted linear in float64; what is None is left out."""
+
+    base: torch.nn.Linear
+    x: Tensor
+    user_a: Tensor | None
+    user_b: Tensor | None
+    expert_a: Tensor | None
+    expert_b: Tensor | None
+    text: Tensor | None
+    through: Tensor | None
+    user: Tensor | None
+
+    def leaves(self, names: tuple[str, ...] = NAMES) -> dict[str, Tensor]:
+        found = {name: getattr(self, name) for name in names}
+        return {name: leaf for name, leaf in found.items() if leaf is not None}
+
+    def narrow(self, dtype: torch.dtype) -> Case:
+        """The same numbers as the kernels get them: x and the base narrow, parameters in float32."""
+        base = torch.nn.Linear(WIDE, OUT).to(DEVICE, dtype).requires_grad_(False)
+        base.load_state_dict(self.base.state_dict())
+        kept = {
+            name: leaf.detach().to(DEVICE, dtype if name == "x" else torch.float32)
+            for name, leaf in self.leaves().items()
+        }
+        everything = dict.fromkeys(NAMES) | {n: k.requires_grad_() for n, k in kept.items()}
+        return Case(base, **everything)  # type: ignore[arg-type]
+
+
+PARTS = {
+    "all": NAMES,
+    "experts routed by text and user": ("x", "expert_a", "expert_b", "text", "user"),
+    "by the LoRA alone": ("x", "user_a", "user_b", "expert_a", "expert_b", "through"),
+    "a LoRA alone": ("x", "user_a", "user_b"),
+}
+
+
+def make(names: tuple[str, ...]) -> Case:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        # Rounded, so that narrower types hold the same numbers.
+        made = torch.randn(shape, generator=generator).bfloat16().double()
+        return made.requires_grad_()
+
+    base = torch.nn.Linear(WIDE, OUT).double().requires_grad_(False)
+    base.load_state_dict({"weight": random(OUT, WIDE) / 16, "bias": random(OUT)})
+    shapes = {
+        "x": (sum(LENGTHS), WIDE),
+        "user_a": (len(LENGTHS), RANK, WIDE),
+        "user_b": (len(LENGTHS), OUT, RANK),
+        "expert_a": (EXPERTS, RANK, WIDE),
+        "expert_b": (EXPERTS, OUT, RANK),
+        "text": (EXPERTS, WIDE),
+        "through": (len(LENGTHS), EXPERTS, RANK),
+        "user": (len(LENGTHS), EXPERTS),
+    }
+    small = {"text": 1 / 16, "through": 1 / 64, "user_a": 1 / 4, "expert_a": 1 / 4}
+    made = {
+        name: (random(*shape).detach() * small.get(name, 1)).requires_grad_()
+        for name, shape in shapes.items()
+        if name in names
+    }
+    return Case(base, **(dict.fromkeys(NAMES) | made))  # type: ignore[arg-type]
+
+
+SCALES = routing.Scales(own=2.0, experts=1.5 / (1 - P), kept=1 - P)
+
+
+def equation(case: Case, mask: Tensor) -> Tensor:
+    """The adapted linear token by token, as PROPER writes it."""
+    made = []
+    for m, row in enumerate(Layout.of(LENGTHS).rows.tolist()):
+        x, dropped = case.x[m], case.x[m] * mask[m]
+        h = case.base(x)
+        logits = torch.zeros(EXPERTS, dtype=x.dtype)
+        if case.text is not None:
+            logits = logits + case.text @ x
+        if case.user is not None:
+            logits = logits + case.user[row]
+        if case.user_a is not None:
+            u = case.user_a[row] @ dropped / SCALES.kept
+            h = h + SCALES.own * case.user_b[row] @ u
+            if case.through is not None:
+                logits = logits + case.through[row] @ u
+        if case.expert_a is not None:
+            for n, weight in enumerate(logits.softmax(0)):
+                low = case.expert_a[n] @ dropped
+                h = h + SCALES.experts * weight * (case.expert_b[n] @ low)
+        made.append(h)
+    return torch.stack(made)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "close"), [(torch.float32, 2e-5), (NARROW, 1e-2)], ids=["wide", "narrow"]
+)
+@pytest.mark.parametrize("parts", PARTS, ids=str)
+def test_an_adapted_linear_is_its_equation(
+    layout: Layout, parts: str, dtype: torch.dtype, close: float
+) -> None:
+    case = make(PARTS[parts])
+    seeds = torch.tensor(SEEDS, device=DEVICE)
+    mask = hashed_mask(case.x.detach(), threshold(P), seeds.cpu(), Layout.of(LENGTHS), SITE)
+    expected = equation(case, mask)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    (expected * weights).sum().backward()
+    narrow = case.narrow(dtype)
+    found = gpu.adapted_linear(
+        narrow.base,
+        narrow.x,
+        layout,
+        low_rank.Mask(seeds, threshold(P), SITE),
+        SCALES,
+        gpu.Routing(narrow.through, narrow.user),
+        **{n: getattr(narrow, n) for n in NAMES[1:6]},
+    )
+    (found.float() * weights.to(DEVICE)).sum().backward()
+    assert apart(found, expected) < close
+    for name, leaf in case.leaves().items():
+        assert apart(narrow.leaves()[name].grad, leaf.grad) < close, name
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    """Relative distance."""
+    there, wanted = found.detach().double().cpu(), expected.detach()
+    return float((there - wanted).norm() / wanted.norm())
+
+
+def test_nothing_flows_back_through_a_detached_router(layout: Layout) -> None:
+    case = make(NAMES).narrow(torch.float32)
+    inputs = (case.base, case.x, layout, low_rank.NO_MASK, routing.Scales(1.0, 1.0, 1.0))
+    factors = {name: getattr(case, name) for name in NAMES[1:6]}
+    for detached in (False, True):
+        case.through.grad = None
+        gpu.adapted_linear(
+            *inputs, gpu.Routing(case.through, case.user, detached), **factors
+        ).square().sum().backward()
+        assert bool(case.through.grad.any()) is not detached
+
+
+def test_long_sums_are_cut_and_added(layout: Layout) -> None:
+    """A GPU of many processors cuts a sum over the width into shares."""
+    x = torch.randn(sum(LENGTHS), 1000, device=DEVICE)
+    shared = torch.randn(2, 3, 1000, device=DEVICE)
+    parts = low_rank.gather(x, low_rank.Thin(shared, None), layout)
+    assert len(parts) > 1
+    assert torch.allclose(parts.sum(0), x @ shared.flatten(0, 1).T, atol=1e-3)
+
+
+def test_a_norm_is_its_formula() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 11, 72, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(72, dtype=torch.float64)
+    expected = weight * x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    expected.cos().sum().backward()
+    narrow = x.detach().float().to(DEVICE).requires_grad_()
+    found = gpu.rms_norm(narrow, weight.float().to(DEVICE), 1e-5)
+    found.cos().sum().backward()
+    assert apart(found, expected) < 1e-6
+    assert apart(narrow.grad, x.grad) < 1e-5
+
+
+def test_a_rotation_is_that_of_transformers() -> None:
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    torch.manual_seed(0)
+    heads, tokens, width = 3, 9, 24
+    angle = torch.rand(1, tokens, width // 2, dtype=torch.float64) * 6
+    cos, sin = angle.cos().repeat(1, 1, 2), angle.sin().repeat(1, 1, 2)
+    q = torch.randn(1, tokens, heads, width, dtype=torch.float64, requires_grad=True)
+    expected, _ = apply_rotary_pos_emb(q.transpose(1, 2), q.transpose(1, 2), cos, sin)
+    expected.cos().sum().backward()
+    narrow = q.detach().float().to(DEVICE).requires_grad_()
+    found = gpu.rotate(narrow.transpose(1, 2), cos.float().to(DEVICE), sin.float().to(DEVICE))
+    found.cos().sum().backward()
+    assert apart(found, expected) < 1e-6
+    assert apart(narrow.grad, q.grad) < 1e-6
+
+
+def test_swiglu_is_its_formula() -> None:
+    torch.manual_seed(0)
+    gate, up = (torch.randn(7, 300, dtype=torch.float64, requires_grad=True) for _ in "gu")
+    expected = torch.nn.functional.silu(gate) * up
+    expected.cos().sum().backward()
+    narrow = [leaf.detach().float().to(DEVICE).requires_grad_() for leaf in (gate, up)]
+    found = gpu.swiglu(*narrow)
+    found.cos().sum().backward()
+    assert apart(found, expected) < 1e-6
+    for leaf, wanted in zip(narrow, (gate, up), strict=True):
+        assert apart(leaf.grad, wanted.grad) < 1e-6
+
+
+def test_an_update_is_that_of_the_plain_optimizer() -> None:
+    """Slots with steps of their own, one of them inactive."""
+    torch.manual_seed(0)
+    starts = [torch.randn(3, 5, 7), torch.randn(3, 1500)]
+    ways = []
+    for fused in (False, True):
+        parameters = [torch.nn.Parameter(start.clone().to(DEVICE)) for start in starts]
+        optimizer = StackedAdamW(parameters, weight_decay=0.1, max_grad_norm=1.0)
+        optimizer.fused = fused
+        generator = torch.Generator().manual_seed(1)
+        for step in range(3):
+            for p in parameters:
+                p.grad = torch.randn(p.shape, generator=generator).to(DEVICE)
+            active = torch.tensor([True, step != 1, True], device=DEVICE)
+            rates = torch.tensor([0.1, 0.02, 0.0], dtype=torch.float64, device=DEVICE)
+            norms = optimizer.gradient_norms()
+            optimizer.step(rates, active, norms)
+        ways.append((parameters, optimizer))
+    (plain, before), (quick, after) = ways
+    assert torch.equal(before.steps, after.steps)
+    for group in (
+        zip(plain, quick, strict=True),
+        zip(before.first, after.first, strict=True),
+        zip(before.second, after.second, strict=True),
+    ):
+        for expected, found in group:
+            assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
