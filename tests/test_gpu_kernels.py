@@ -194,7 +194,7 @@ def test_long_sums_are_cut_and_added(layout: Layout) -> None:
     """A GPU of many processors cuts a sum over the width into shares."""
     x = torch.randn(sum(LENGTHS), 1000, device=DEVICE)
     shared = torch.randn(2, 3, 1000, device=DEVICE)
-    parts = low_rank.gather(x, low_rank.Thin(shared, None), layout)
+    parts = low_rank.gather(x, low_rank.Thin.of(shared, None, None, x.dtype), layout)
     assert len(parts) > 1
     assert torch.allclose(parts.sum(0), x @ shared.flatten(0, 1).T, atol=1e-3)
 

@@ -13,6 +13,7 @@ Letters: M tokens, H heads, G query heads a key head, R rows of a group, T their
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,6 +129,9 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Layout) -> Te
     """Flash attention over rows of any lengths in one launch; -> [M, H, h]."""
     from torch.nn.attention.varlen import varlen_attn
 
+    shared = len(q) // len(k)
+    if shared > 1 and not _takes(varlen_attn, "enable_gqa"):
+        k, v = (x.repeat_interleave(shared, dim=0) for x in (k, v))
     bounds = F.pad(layout.ends, (1, 0))
     options: dict[str, Any] = {
         "query": q.transpose(0, 1),
@@ -148,9 +152,12 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Layout) -> Te
 
 def _causal_argument(function: Any) -> dict[str, Any]:
     """How this PyTorch's varlen attention is made causal; the argument's name has changed."""
-    if "window_size" in inspect.signature(function).parameters:
-        return {"window_size": (-1, 0)}
-    return {"is_causal": True}
+    return {"window_size": (-1, 0)} if _takes(function, "window_size") else {"is_causal": True}
+
+
+@functools.cache
+def _takes(function: Any, argument: str) -> bool:
+    return argument in inspect.signature(function).parameters
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -96,43 +96,46 @@ class _Adapted(torch.autograd.Function):
     ) -> Tensor:
         n, rank = (0, 0) if expert_a is None else expert_a.shape[:2]
         own = 0 if user_a is None else user_a.shape[1]
-        sizes = Sizes(n, rank, own, text is not None)
+        inner = Thin.of(expert_a, user_a, text, x.dtype)
+        outside = Thin.of(_out(expert_b), _out(user_b), None, x.dtype)
+        sizes = Sizes(n, rank, own, inner.sizes[2])
         through = None if through is None else through.contiguous()
         user = None if user is None else user.contiguous()
         h = F.linear(x, weight, bias)
-        parts = gather(x, Thin(expert_a, user_a, text), layout, mask)
+        parts = gather(x, inner, layout, mask)
         c, saved = route(parts, through, user, layout, sizes, scales, x.dtype)
-        scatter(h, c, Thin(_out(expert_b), _out(user_b)), layout)
-        ctx.save_for_backward(
-            x, weight, c, saved, through, user_a, user_b, expert_a, expert_b, text
-        )
+        scatter(h, c, outside, layout)
+        ctx.save_for_backward(x, weight, c, saved, through, *inner.tensors, *outside.tensors)
         ctx.about = layout, mask, scales, detached, sizes
+        ctx.dtypes = [None if f is None else f.dtype for f in (expert_a, expert_b, text)]
         return h
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, c, saved, through, user_a, user_b, expert_a, expert_b, text = ctx.saved_tensors
+        x, weight, c, saved, through, *factors = ctx.saved_tensors
+        inner, outside = Thin(*factors[:3]), Thin(*factors[3:])
         layout, mask, scales, detached, sizes = ctx.about
         wants = ctx.needs_input_grad
         d_h = grads[0].contiguous()
         e, r = sizes.experts * sizes.rank, sizes.own
-        parts = gather(d_h, Thin(_out(expert_b), _out(user_b)), layout)
+        parts = gather(d_h, outside, layout)
         back = None if detached else through
-        d, d_logits = route_back(parts, saved, back, layout, sizes, scales, x.dtype)
+        d, narrow, d_logits = route_back(parts, saved, back, layout, sizes, scales, x.dtype)
         d_x = d_user_a = d_user_b = d_through = d_user = None
         if wants[0]:
             d_x = F.linear(d_h, weight.T)
-            scatter(d_x, d, Thin(expert_a, user_a, text), layout, mask)
-        if wants[9]:
-            d_user_a = outer(d[:, e : e + r], x, layout, _new(user_a), mask)
-        if wants[10]:
-            d_user_b = _new(user_b)
+            scatter(d_x, d, inner, layout, mask, narrow)
+        if inner.own is not None and wants[9]:
+            d_user_a = outer(d[:, e : e + r], x, layout, _new(x, inner.own), mask)
+        if outside.own is not None and wants[10]:
+            rows, _, width = outside.own.shape
+            d_user_b = x.new_empty(rows, width, r, dtype=torch.float32)
             outer(c[:, e : e + r], d_h, layout, d_user_b.transpose(1, 2))
         if wants[7]:
             if detached:
                 d_through = torch.zeros_like(through)
             else:
-                d_through = outer(d_logits, saved[:, e : e + r], layout, _new(through))
+                d_through = outer(d_logits, saved[:, e : e + r], layout, _new(x, through))
         if wants[8]:
             rows = len(layout.lengths)
             d_user = d_logits.new_zeros(rows, sizes.experts).index_add(0, layout.rows, d_logits)
@@ -158,7 +161,7 @@ def _shared_gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Of A_n, B_n and W_t, where they are in training: products over all tokens of a pass."""
     layout, mask, _, _, sizes = ctx.about
-    *_, expert_a, expert_b, text = ctx.saved_tensors
+    a, b, w = ctx.dtypes
     *_, wants_a, wants_b, wants_text = ctx.needs_input_grad
     n, rank, e = sizes.experts, sizes.rank, sizes.experts * sizes.rank
     d_a = d_b = d_text = None
@@ -166,11 +169,11 @@ def _shared_gradients(
         dropped = x
         if mask.seeds is not None:
             dropped = x * keep_mask(x, mask.threshold, mask.seeds, layout, mask.site)
-        d_a = (d[:, :e].T @ dropped).view(n, rank, -1).to(expert_a.dtype)
+        d_a = (d[:, :e].T @ dropped).view(n, rank, -1).to(a)
     if wants_b:
-        d_b = (c[:, :e].T @ d_h).view(n, rank, -1).transpose(1, 2).to(expert_b.dtype)
+        d_b = (c[:, :e].T @ d_h).view(n, rank, -1).transpose(1, 2).to(b)
     if wants_text:
-        d_text = (d_logits.T @ x.to(d_logits.dtype)).to(text.dtype)
+        d_text = (d_logits.T @ x.to(d_logits.dtype)).to(w)
     return d_a, d_b, d_text
 
 
@@ -179,5 +182,5 @@ def _out(factor: Tensor | None) -> Tensor | None:
     return None if factor is None else factor.transpose(1, 2)
 
 
-def _new(like: Tensor) -> Tensor:
-    return torch.empty_like(like, dtype=torch.float32, memory_format=torch.contiguous_format)
+def _new(x: Tensor, like: Tensor) -> Tensor:
+    return x.new_empty(like.shape, dtype=torch.float32)

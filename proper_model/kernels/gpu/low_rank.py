@@ -9,10 +9,14 @@ own, T that sees no mask:
 
 `gather` is eq. 7, 8 and 11 of PROPER up to the routing, for all of them at once; `scatter` adds
 their outputs; backward they change places, and `outer` makes the gradients of a row's own factors.
-Factors are read as they are stored and narrowed here. Sums are float32.
+Sums are float32. Factors lie in the dtype of x with the width last (`Thin`), so that they are read in
+whole words; numbers of low rank in rows of a power of two, for the same reason.
+
+E and U make one product: two into the same sum came out wrong by Triton 3.6 on an H100.
 
 Letters: M tokens, R rows, S shares of a sum (`tiles.shares`), E columns of the shared factor (N
-experts of rank r), r of a row's own, N of T, d width.
+experts of rank r), r of a row's own, N of T, d width, L the power of two that holds E + r, K that
+which holds N or 2 N.
 """
 
 from __future__ import annotations
@@ -46,49 +50,80 @@ NO_MASK = Mask(None, 0, 0)
 
 @dataclass(frozen=True)
 class Thin:
-    """What is multiplied with: factors of a linear from the side of width d.
+    """Factors of a linear, seen from its side of width d, in the dtype of that side.
 
     Attributes:
-        shared: [N, r, d] or None, of any strides.
-        own: [R, r, d] or None, of any strides.
-        text: [N, d] or None.
+        shared: [E, d] or None.
+        own: [R, r, d] or None.
+        text: W_t [N, d], or [2 N, d] with what narrowing has taken from each row behind all of
+            them, or None.
     """
 
     shared: Tensor | None
     own: Tensor | None
     text: Tensor | None = None
 
+    @classmethod
+    def of(
+        cls, shared: Tensor | None, own: Tensor | None, text: Tensor | None, dtype: torch.dtype
+    ) -> Thin:
+        """From [N, r, d], [R, r, d] and [N, d] of any strides and wider types."""
+        if shared is not None:
+            shared = _narrowed(shared, dtype).flatten(0, 1)
+        if text is not None:
+            # The router computes in float32 over a narrow x, so it must not lose its lower half.
+            high = _narrowed(text, dtype)
+            text = high if high.dtype is text.dtype else torch.cat([high, (text - high).to(dtype)])
+        return cls(shared, None if own is None else _narrowed(own, dtype), text)
+
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """E, r and N, 0 for what is absent."""
-        shared = 0 if self.shared is None else self.shared.shape[0] * self.shared.shape[1]
+        """E, r and the rows of text; 0 for what is absent."""
         own = 0 if self.own is None else self.own.shape[1]
-        return shared, own, 0 if self.text is None else len(self.text)
+        shared, text = (0 if f is None else len(f) for f in (self.shared, self.text))
+        return shared, own, text
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return self.shared, self.own, self.text
+
+
+def _narrowed(factor: Tensor, dtype: torch.dtype) -> Tensor:
+    return factor.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def gather(x: Tensor, thin: Thin, layout: Layout, mask: Mask = NO_MASK) -> Tensor:
-    """x [M, d] -> parts of the sum [S, M, E + r + N] float32."""
+    """x [M, d] -> parts of the sum [S, M, E + r + rows of text] float32."""
     where = pieces(layout)
     count, width = where.shape[1], x.shape[1]
     cut = shares(width, count)
-    e, r, n = thin.sizes
-    out = x.new_empty(cut, len(x), e + r + n, dtype=torch.float32)
+    out = x.new_empty(cut, len(x), sum(thin.sizes), dtype=torch.float32)
     each = triton.cdiv(triton.cdiv(width, cut), WIDTH) * WIDTH
     _gather[(count, cut)](
         x, *_factors(thin, x), out, where, *_seeds(mask, x, layout), count, width, len(x), each,
-        x.stride(0), *_strides(thin), mask.site, mask.threshold,
+        x.stride(0), mask.site, mask.threshold,
         *_shape(thin), mask.seeds is not None, TOKENS, WIDTH,
     )  # fmt: skip
     return out
 
 
-def scatter(y: Tensor, c: Tensor, thin: Thin, layout: Layout, mask: Mask = NO_MASK) -> None:
-    """Add to y [M, d] in place, from c [M, E + r + N]."""
+def scatter(
+    y: Tensor,
+    c: Tensor,
+    thin: Thin,
+    layout: Layout,
+    mask: Mask = NO_MASK,
+    logits: Tensor | None = None,
+) -> None:
+    """Add to y [M, d] in place, from c [M, L] and, with a text factor, logits [M, K].
+
+    Of a text factor the first N rows are used, for the N columns of the logits that are not zero.
+    """
     where = pieces(layout)
     count, width = where.shape[1], y.shape[1]
     _scatter[(count, triton.cdiv(width, WIDTH))](
-        y, c, *_factors(thin, y), where, *_seeds(mask, y, layout), count, width,
-        y.stride(0), c.stride(0), *_strides(thin), mask.site, mask.threshold,
+        y, c, c if logits is None else logits, *_factors(thin, y), where,
+        *_seeds(mask, y, layout), count, width, y.stride(0), mask.site, mask.threshold,
         *_shape(thin), mask.seeds is not None, TOKENS, WIDTH,
     )  # fmt: skip
 
@@ -104,23 +139,20 @@ def outer(c: Tensor, x: Tensor, layout: Layout, out: Tensor, mask: Mask = NO_MAS
     return out
 
 
+def low_width(e: int, r: int) -> int:
+    """L: numbers in a row of c."""
+    return power(e + r)
+
+
 def _factors(thin: Thin, x: Tensor) -> list[Tensor]:
     """A kernel wants a pointer for what is absent too; it is never read."""
-    return [x if factor is None else factor for factor in (thin.shared, thin.own, thin.text)]
-
-
-def _strides(thin: Thin) -> list[int]:
-    found: list[int] = []
-    for factor, dims in ((thin.shared, 3), (thin.own, 3), (thin.text, 2)):
-        found += [0] * dims if factor is None else factor.stride()
-    return found
+    return [x if factor is None else factor for factor in thin.tensors]
 
 
 def _shape(thin: Thin) -> tuple[int, ...]:
-    """E, r, N, the rank of a shared factor, and the powers of two that hold E, r and N."""
+    """E, r, rows of text, and the powers of two L and K."""
     e, r, n = thin.sizes
-    rank = 1 if thin.shared is None else thin.shared.shape[1]
-    return e, r, n, rank, power(max(1, e)), power(max(1, r)), power(max(1, n))
+    return e, r, n, low_width(e, r), power(max(1, n))
 
 
 def _seeds(mask: Mask, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -129,94 +161,90 @@ def _seeds(mask: Mask, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
 
 @triton.jit
 def _narrow(a, b, acc):
-    """acc + a b, both of a's dtype; exact products where that is float32."""
-    return tl.dot(a, b.to(a.dtype), acc, input_precision="ieee")
+    """acc + a b; exact products of float32."""
+    return tl.dot(a, b, acc, input_precision="ieee")
+
+
+@triton.jit
+def _thin(shared, own, row, c, d, width, E: tl.constexpr, R: tl.constexpr):
+    """Both factors one above the other at columns d: [L, d] for c = 0 .. L, zero behind E + R."""
+    there = (d < width)[None, :]
+    if E == 0:
+        at = own + (row.to(tl.int64) * R + c)[:, None] * width + d[None, :]
+        made = tl.load(at, (c < R)[:, None] & there, 0.0)
+    elif R == 0:
+        made = tl.load(shared + c[:, None] * width + d[None, :], (c < E)[:, None] & there, 0.0)
+    else:
+        # One load from two places: every row of c lies in one of them.
+        at_own = own + (row.to(tl.int64) * R + c - E)[:, None] * width + d[None, :]
+        at_shared = shared + c[:, None].to(tl.int64) * width + d[None, :]
+        at = tl.where((c < E)[:, None], at_shared, at_own)
+        made = tl.load(at, (c < E + R)[:, None] & there, 0.0)
+    return made
 
 
 @triton.jit(do_not_specialize=PLAIN)
 def _gather(
     x, shared, own, text, out, where, seeds, firsts, count, width, tokens_all, each,
-    x_m, shared_n, shared_r, shared_d, own_u, own_r, own_d, text_n, text_d, site, threshold,
-    E: tl.constexpr, R: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr,
-    EP: tl.constexpr, RP: tl.constexpr, NP: tl.constexpr, DROPS: tl.constexpr,
-    TOKENS: tl.constexpr, WIDTH: tl.constexpr,
+    x_m, site, threshold,
+    E: tl.constexpr, R: tl.constexpr, N: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
+    DROPS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     piece, part = tl.program_id(0), tl.program_id(1)
     row = tl.load(where + piece)
     tokens = tl.load(where + count + piece) + tl.arange(0, TOKENS)
-    inside = tokens < tl.load(where + 2 * count + piece)
+    inside = (tokens < tl.load(where + 2 * count + piece))[:, None]
     wide_tokens = tokens.to(tl.int64)
-    e, r, n = tl.arange(0, EP), tl.arange(0, RP), tl.arange(0, NP)
-    low_e = tl.zeros((TOKENS, EP), tl.float32)
-    low_u = tl.zeros((TOKENS, RP), tl.float32)
-    low_t = tl.zeros((TOKENS, NP), tl.float32)
+    c, n = tl.arange(0, L), tl.arange(0, K)
+    low = tl.zeros((TOKENS, L), tl.float32)
+    logits = tl.zeros((TOKENS, K), tl.float32)
     if DROPS:
         keys = token_key(tl.load(seeds + row), site, tokens - tl.load(firsts + row))
     for begin in range(part * each, tl.minimum((part + 1) * each, width), WIDTH):
         d = begin + tl.arange(0, WIDTH)
-        there = (d < width)[:, None]
         at = x + wide_tokens[:, None] * x_m + d[None, :]
-        values = tl.load(at, inside[:, None] & (d < width)[None, :], 0.0)
+        values = tl.load(at, inside & (d < width)[None, :], 0.0)
         if N > 0:
-            weights = tl.load(text + n[None, :] * text_n + d[:, None] * text_d, there & (n < N)[None, :], 0.0)  # fmt: skip
-            weights = weights.to(tl.float32)
-            # A float32 router over narrower text: what narrowing the weights loses comes second.
-            high = weights.to(values.dtype)
-            low_t = _narrow(values, high, low_t)
-            low_t = _narrow(values, weights - high.to(tl.float32), low_t)
+            at = text + n[:, None] * width + d[None, :]
+            weights = tl.load(at, (n < N)[:, None] & (d < width)[None, :], 0.0)
+            logits = _narrow(values, tl.trans(weights), logits)
         if DROPS:
             values = tl.where(keeps(keys, d, threshold), values, 0.0).to(values.dtype)
-        if E > 0:
-            at = shared + (e // RANK * shared_n + e % RANK * shared_r)[None, :] + d[:, None] * shared_d  # fmt: skip
-            low_e = _narrow(values, tl.load(at, there & (e < E)[None, :], 0.0), low_e)
-        if R > 0:
-            at = own + row.to(tl.int64) * own_u + r[None, :] * own_r + d[:, None] * own_d
-            low_u = _narrow(values, tl.load(at, there & (r < R)[None, :], 0.0), low_u)
+        low = _narrow(values, tl.trans(_thin(shared, own, row, c, d, width, E, R)), low)
     at = out + (part.to(tl.int64) * tokens_all + wide_tokens)[:, None] * (E + R + N)
-    if E > 0:
-        tl.store(at + e[None, :], low_e, inside[:, None] & (e < E)[None, :])
-    if R > 0:
-        tl.store(at + E + r[None, :], low_u, inside[:, None] & (r < R)[None, :])
+    tl.store(at + c[None, :], low, inside & (c < E + R)[None, :])
     if N > 0:
-        tl.store(at + E + R + n[None, :], low_t, inside[:, None] & (n < N)[None, :])
+        tl.store(at + E + R + n[None, :], logits, inside & (n < N)[None, :])
 
 
 @triton.jit(do_not_specialize=["count", "site", "threshold"])
 def _scatter(
-    y, c, shared, own, text, where, seeds, firsts, count, width,
-    y_m, c_m, shared_n, shared_r, shared_d, own_u, own_r, own_d, text_n, text_d, site, threshold,
-    E: tl.constexpr, R: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr,
-    EP: tl.constexpr, RP: tl.constexpr, NP: tl.constexpr, DROPS: tl.constexpr,
-    TOKENS: tl.constexpr, WIDTH: tl.constexpr,
+    y, c, logits, shared, own, text, where, seeds, firsts, count, width, y_m, site, threshold,
+    E: tl.constexpr, R: tl.constexpr, N: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
+    DROPS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
     row = tl.load(where + piece)
     tokens = tl.load(where + count + piece) + tl.arange(0, TOKENS)
     inside = (tokens < tl.load(where + 2 * count + piece))[:, None]
-    wide_tokens = tokens.to(tl.int64)
+    wide_tokens = tokens.to(tl.int64)[:, None]
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    there = (d < width)[None, :]
-    e, r, n = tl.arange(0, EP), tl.arange(0, RP), tl.arange(0, NP)
-    at_c = c + wide_tokens[:, None] * c_m
-    total = tl.zeros((TOKENS, WIDTH), tl.float32)
-    if E > 0:
-        low = tl.load(at_c + e[None, :], inside & (e < E)[None, :], 0.0)
-        at = shared + (e // RANK * shared_n + e % RANK * shared_r)[:, None] + d[None, :] * shared_d
-        total = _narrow(low, tl.load(at, (e < E)[:, None] & there, 0.0), total)
-    if R > 0:
-        low = tl.load(at_c + E + r[None, :], inside & (r < R)[None, :], 0.0)
-        at = own + row.to(tl.int64) * own_u + r[:, None] * own_r + d[None, :] * own_d
-        total = _narrow(low, tl.load(at, (r < R)[:, None] & there, 0.0), total)
+    j, n = tl.arange(0, L), tl.arange(0, K)
+    low = tl.load(c + wide_tokens * L + j[None, :], inside, 0.0)
+    factor = _thin(shared, own, row, j, d, width, E, R)
+    total = _narrow(low, factor, tl.zeros((TOKENS, WIDTH), tl.float32))
     if DROPS:
         keys = token_key(tl.load(seeds + row), site, tokens - tl.load(firsts + row))
         total = tl.where(keeps(keys, d, threshold), total, 0.0)
     if N > 0:
-        low = tl.load(at_c + E + R + n[None, :], inside & (n < N)[None, :], 0.0)
-        at = text + n[:, None] * text_n + d[None, :] * text_d
-        total = _narrow(low, tl.load(at, (n < N)[:, None] & there, 0.0), total)
-    at = y + wide_tokens[:, None] * y_m + d[None, :]
-    total += tl.load(at, inside & there, 0.0).to(tl.float32)
-    tl.store(at, total.to(y.dtype.element_ty), inside & there)
+        low = tl.load(logits + wide_tokens * K + n[None, :], inside, 0.0)
+        at = text + n[:, None] * width + d[None, :]
+        weights = tl.load(at, (n < N)[:, None] & (d < width)[None, :], 0.0)
+        total += _narrow(low, weights, tl.zeros((TOKENS, WIDTH), tl.float32))
+    at = y + wide_tokens * y_m + d[None, :]
+    there = inside & (d < width)[None, :]
+    total += tl.load(at, there, 0.0).to(tl.float32)
+    tl.store(at, total.to(y.dtype.element_ty), there)
 
 
 @triton.jit(do_not_specialize=["site", "threshold"])

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from proper_model.kernels.gpu.low_rank import low_width
 from proper_model.kernels.gpu.tiles import TOKENS, pieces, power
 from proper_model.kernels.layout import Layout
 
@@ -27,13 +28,13 @@ from proper_model.kernels.layout import Layout
 class Sizes:
     """Of one linear: N experts, their rank, the rank of private LoRAs; 0 for what is absent.
 
-    `text` says whether there are logits of the text.
+    `text` is how many columns there are for logits of the text: N, or 2 N in two halves to be added.
     """
 
     experts: int
     rank: int
     own: int
-    text: bool
+    text: int
 
     @property
     def low(self) -> int:
@@ -59,7 +60,7 @@ def route(
     scales: Scales,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """From `gather`'s parts [S, M, E + r + N] to c [M, E + r], and [low_e | u | w] in float32.
+    """From `gather`'s parts [S, M, E + r + text] to c [M, L], and [low_e | u | w] in float32.
 
     Args:
         through: W_l B_u of every row [R, N, r] float32, or None.
@@ -68,7 +69,7 @@ def route(
     """
     where = pieces(layout)
     count, tokens = where.shape[1], parts.shape[1]
-    c = parts.new_empty(tokens, sizes.low, dtype=dtype)
+    c = parts.new_empty(tokens, low_width(sizes.experts * sizes.rank, sizes.own), dtype=dtype)
     saved = parts.new_empty(tokens, sizes.low + sizes.experts)
     _route[(count,)](
         parts, parts if through is None else through, parts if user is None else user, c, saved,
@@ -86,27 +87,30 @@ def route_back(
     sizes: Sizes,
     scales: Scales,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """From parts [S, M, E + r] of the gradient of c to [d_low | d_logits] [M, E + r + N].
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From parts [S, M, E + r] of the gradient of c to d_low [M, L], d_logits [M, K] and [M, N].
 
-    And d_logits [M, N] in float32. `through` is None where nothing is to flow back through the
-    LoRA-aware router.
+    The last in float32. `through` is None where nothing is to flow back through the LoRA-aware
+    router.
     """
     where = pieces(layout)
     count, tokens = where.shape[1], parts.shape[1]
-    d = parts.new_empty(tokens, sizes.low + sizes.experts, dtype=dtype)
+    d = parts.new_empty(tokens, low_width(sizes.experts * sizes.rank, sizes.own), dtype=dtype)
+    narrow = parts.new_empty(tokens, power(max(1, sizes.text)), dtype=dtype)
     d_logits = parts.new_empty(tokens, sizes.experts)
     _route_back[(count,)](
-        parts, saved, parts if through is None else through, d, d_logits,
+        parts, saved, parts if through is None else through, d, narrow, d_logits,
         where, count, tokens, parts.shape[2], scales.own, scales.experts, scales.kept,
-        len(parts), *_shape(sizes), through is not None, TOKENS,
+        len(parts), *_shape(sizes), narrow.shape[1], through is not None, TOKENS,
     )  # fmt: skip
-    return d, d_logits
+    return d, narrow, d_logits
 
 
 def _shape(sizes: Sizes) -> tuple[int, ...]:
+    """E, r, N, the rank, the powers of two that hold E, r and N, and L."""
     n, rank, r = sizes.experts, max(1, sizes.rank), sizes.own
-    return n * rank, r, n, rank, power(max(1, n * rank)), power(max(1, r)), power(max(1, n))
+    e = n * rank
+    return e, r, n, rank, power(max(1, e)), power(max(1, r)), power(max(1, n)), low_width(e, r)
 
 
 @triton.jit
@@ -129,7 +133,7 @@ def _route(
     parts, through, user, c, saved, where, count, tokens_all, columns,
     own_scale, expert_scale, kept,
     PARTS: tl.constexpr, E: tl.constexpr, R: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr,
-    EP: tl.constexpr, RP: tl.constexpr, NP: tl.constexpr,
+    EP: tl.constexpr, RP: tl.constexpr, NP: tl.constexpr, L: tl.constexpr,
     TEXT: tl.constexpr, OWN: tl.constexpr, USER: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
@@ -138,7 +142,9 @@ def _route(
     inside = (tokens < tl.load(where + 2 * count + piece))[:, None]
     e, r, n = tl.arange(0, EP), tl.arange(0, RP), tl.arange(0, NP)
     at, apart = tokens[:, None] * columns, tokens_all.to(tl.int64) * columns
-    at_c, at_saved = c + tokens[:, None] * (E + R), saved + tokens[:, None] * (E + R + N)
+    at_c, at_saved = c + tokens[:, None] * L, saved + tokens[:, None] * (E + R + N)
+    pad = tl.arange(0, L)[None, :]
+    tl.store(at_c + pad, tl.zeros((TOKENS, L), c.dtype.element_ty), inside & (pad >= E + R))
     u = tl.zeros((TOKENS, RP), tl.float32)
     if R > 0:
         there = inside & (r < R)[None, :]
@@ -148,8 +154,10 @@ def _route(
     if N > 0:
         logits = tl.zeros((TOKENS, NP), tl.float32)
         there = inside & (n < N)[None, :]
-        if TEXT:
+        if TEXT > 0:
             logits += _total(parts, at + E + R + n[None, :], there, apart, PARTS)
+        if TEXT > N:
+            logits += _total(parts, at + E + R + N + n[None, :], there, apart, PARTS)
         if USER:
             logits += tl.load(user + row * N + n, n < N, 0.0)[None, :]
         if OWN:
@@ -169,10 +177,10 @@ def _route(
 
 @triton.jit(do_not_specialize=["count", "tokens_all"])
 def _route_back(
-    parts, saved, through, d, d_logits, where, count, tokens_all, columns,
+    parts, saved, through, d, narrow, d_logits, where, count, tokens_all, columns,
     own_scale, expert_scale, kept,
     PARTS: tl.constexpr, E: tl.constexpr, R: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr,
-    EP: tl.constexpr, RP: tl.constexpr, NP: tl.constexpr,
+    EP: tl.constexpr, RP: tl.constexpr, NP: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
     OWN: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
@@ -181,7 +189,9 @@ def _route_back(
     inside = (tokens < tl.load(where + 2 * count + piece))[:, None]
     e, r, n = tl.arange(0, EP), tl.arange(0, RP), tl.arange(0, NP)
     at, apart = tokens[:, None] * columns, tokens_all.to(tl.int64) * columns
-    at_d, at_saved = d + tokens[:, None] * (E + R + N), saved + tokens[:, None] * (E + R + N)
+    at_d, at_saved = d + tokens[:, None] * L, saved + tokens[:, None] * (E + R + N)
+    pad = tl.arange(0, L)[None, :]
+    tl.store(at_d + pad, tl.zeros((TOKENS, L), d.dtype.element_ty), inside & (pad >= E + R))
     d_u = tl.zeros((TOKENS, RP), tl.float32)
     if R > 0:
         d_u = _total(parts, at + E + r[None, :], inside & (r < R)[None, :], apart, PARTS)
@@ -198,7 +208,11 @@ def _route_back(
         d_logit = w * (d_w - tl.sum(w * d_w, 1)[:, None])
         there = inside & (n < N)[None, :]
         tl.store(d_logits + tokens[:, None] * N + n[None, :], d_logit, there)
-        tl.store(at_d + E + R + n[None, :], d_logit.to(d.dtype.element_ty), there)
+        # Zero behind N: those columns meet the lower halves of the text's weights.
+        at = narrow + tokens[:, None] * K + n[None, :]
+        tl.store(at, d_logit.to(d.dtype.element_ty), inside & (n < K)[None, :])
+        if K > NP:
+            tl.store(at + NP, tl.zeros((TOKENS, NP), d.dtype.element_ty), inside & (n < K - NP)[None, :])  # fmt: skip
         if OWN:
             at_through = through + row * N * R + n[:, None] * R + r[None, :]
             weights = tl.load(at_through, (n < N)[:, None] & (r < R)[None, :], 0.0)
