@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from benchmarks.kinds import SCHEMA
 from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
 from simulations.outcome.results import Hardware, first_fault
 
-SCHEMA = 2  # of what is written; 1 is read
 # What version 1 held beside the rounds: summaries of them, and shares of a measured peak rate.
 SUMMARIES = frozenset(
     (
@@ -126,6 +126,7 @@ class ContenderResult(_Strict):
     attention: str | None
     tokens_per_step: int = Field(ge=1)
     backend: str
+    compile: bool = False
     status: Literal["measured", "not possible in training", "failed"]
     cause: str | None
     measured: Measured | None
@@ -146,7 +147,7 @@ class Setting(_Engine):
     users: int = Field(ge=1)
     samples: int = Field(ge=1)
     tokens: int = Field(ge=1)
-    lengths: Literal["fixed", "lognormal", "real"]
+    lengths: Literal["fixed", "ragged", "lognormal", "real"]
     seed: int
     contenders: list[ContenderResult] = Field(min_length=1)
 

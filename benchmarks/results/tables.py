@@ -10,6 +10,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from benchmarks.kinds import KINDS
 from benchmarks.results.schema import (
     Checkout,
     Clock,
@@ -29,20 +30,16 @@ from benchmarks.results.schema import (
 from client.terminal.tables import Table
 from simulations.outcome.results import Hardware
 
-# What each contender is, in the words of the file.
-KINDS = {
-    "naive-moe": "naive LoRA-MoE loop a user",
-    "peft-loop": "PEFT loop a user",
-    "peft-mixed-eval": "PEFT adapter_names, gradients in eval mode",
-    "vmap": "vmap over stacked user LoRAs",
-    "ours": "engine without experts",
-    "ours-moe": "engine with experts and router",
-    "limit": "the engine's frozen base alone, forward and backward",
-}
 ENGINE, BASELINE = "ours-moe", "naive-moe"
 # What `Backend.best_on` chooses on a CPU; by name, since a table needs no torch.
 BACKEND = "fused"
-HIDDEN = {"overhead": 64, "small": 256, "7b": 4096}  # of `sizes`, which needs torch as well
+HIDDEN = {
+    "overhead": 64,
+    "small": 256,
+    "135m": 576,
+    "1b": 2048,
+    "7b": 4096,
+}  # of `sizes`, which needs torch as well
 NONE = "–"
 GIB, MIB = 2**30, 2**20
 # What the design asks of the engine on a CPU against the naive loop, both at a sample a step, with
