@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,10 +63,10 @@ class Session:
     ) -> None:
         self.out, self.budget, self.variants = out, budget, variants
         self.rounds, self.compiled, self.seed, self.say = rounds, compiled, seed, say
-        # With its number, as a base's own device has it.
-        self.device = torch.device(
-            device, torch.cuda.current_device() if device == "cuda" else None
-        )
+        self.device = torch.device(device)
+        if device == "cuda":  # with its number, as a base's own device has it
+            self.device = torch.device(device, torch.cuda.current_device())
+        gc.freeze()  # else every release of memory looks through all that libraries hold
         self.agreement: list[Agreement] = []
         self.settings: list[RaceSetting] = []
         self.skipped: list[Skipped] = []

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from benchmarks.gpu.document import Accelerator, Agreement, Peaks, RaceSetting, Skipped
 from benchmarks.kinds import SCHEMA
 from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
@@ -291,11 +292,34 @@ class PipelineReport(Report):
     checkouts: list[Checkout] = Field(min_length=1)
 
 
+class GpuReport(Report):
+    """One run of `python -m benchmarks.gpu`, whose classes say what is in its parts.
+
+    Attributes:
+        variants: of the engine, and what each is.
+        seconds: the budget of the run, and elapsed_s: what it took.
+    """
+
+    benchmark: Literal["gpu"] = "gpu"
+    accelerator: Accelerator | None
+    commit: str
+    device: str
+    dtype: str
+    variants: dict[str, str]
+    seconds: float = Field(gt=0)
+    elapsed_s: float = Field(ge=0)
+    peaks: Peaks
+    agreement: list[Agreement]
+    settings: list[RaceSetting]
+    skipped: list[Skipped]
+
+
 SCHEMAS: dict[str, type[Report]] = {
     "engine": EngineReport,
     "memory": MemoryReport,
     "device": DeviceReport,
     "pipeline": PipelineReport,
+    "gpu": GpuReport,
 }
 KNOWN = "benchmarks are: " + ", ".join(f"python -m benchmarks.{kind}" for kind in SCHEMAS)
 
