@@ -22,7 +22,7 @@ from benchmarks.contenders.ours import Ours
 from benchmarks.contenders.specs import Spec
 from benchmarks.contenders.workload import Workload
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import machine, race
+from benchmarks.gpu import machine, race, session
 from benchmarks.gpu.agreement import agreements
 from benchmarks.gpu.budget import Budget, OutOfTimeError
 from benchmarks.gpu.document import Entry, Peaks, RaceSetting
@@ -228,6 +228,24 @@ def test_a_budget_ends_what_goes_on() -> None:
     assert 0 < budget.left < 1e4
     with pytest.raises(OutOfTimeError), Budget(1, time.monotonic() - 2).at_most():
         pass
+
+
+def test_what_ends_a_setting_or_the_comparison_does_not_end_the_command(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(session, "agreements", broken)
+    monkeypatch.setattr(Race, "_settle", broken)
+    out = tmp_path / "o.json"
+    words = [*QUICK, "--variant", "fused", "--rounds", "1", "--out", str(out)]
+    assert run_command(command.app, words) == ReportError.exit_code
+    found = read_report(out)
+    assert isinstance(found, GpuReport)
+    assert [one.reason for one in found.skipped] == ["ended by RuntimeError: no such device"] * 2
+    assert [one.cause for one in found.agreement] == ["RuntimeError: no such device"]
+    assert "the reference did not train" in capsys.readouterr().err
 
 
 def test_settings_come_by_importance() -> None:

@@ -21,7 +21,7 @@ from benchmarks.gpu.machine import accelerator, code_version, versions
 from benchmarks.gpu.peaks import measured_peaks
 from benchmarks.gpu.plan import Planned
 from benchmarks.gpu.race import DTYPE, Race, Say
-from benchmarks.gpu.variants import VARIANTS, Variant
+from benchmarks.gpu.variants import REFERENCE, VARIANTS, Variant
 from benchmarks.kinds import SCHEMA
 from benchmarks.measuring.processes import cause_of
 from proper_model.base.loading import DTYPES
@@ -29,6 +29,8 @@ from proper_model.engine.memory import release_memory
 from proper_model.errors import ConfigError
 from proper_model.federation.machine import facts
 from proper_model.storage.files import write_atomic
+
+COMPARING = 0.2  # of the budget, at most, for comparing variants with the reference
 
 
 def chosen_variants(names: Sequence[str]) -> dict[str, Variant]:
@@ -90,10 +92,15 @@ class Session:
 
     def compare(self) -> None:
         """Every variant with the reference."""
-        for one in agreements(self.variants, self.device):
-            self.agreement.append(one)
-            found = one.cause if one.error is None else f"relative error {one.error:.2e}"
-            self.say(f"{one.variant} in {one.dtype}: {found}")
+        try:
+            with self.budget.at_most(COMPARING * self.budget.seconds):
+                for one in agreements(self.variants, self.device):
+                    self.agreement.append(one)
+                    found = one.cause if one.error is None else f"relative error {one.error:.2e}"
+                    self.say(f"{one.variant} in {one.dtype}: {found}")
+        except Exception as error:  # noqa: BLE001 - a table less, and the race goes on
+            self.say(f"the reference did not train: {cause_of(error)}")
+            self.agreement.append(Agreement(REFERENCE, DTYPE, None, cause_of(error)))
         release_memory(self.device)
         self.write()
 
@@ -121,6 +128,8 @@ class Session:
         self.settings.append(race.setting)
         try:
             race.run()
+        except Exception as error:  # noqa: BLE001 - the other settings go on
+            self.skip(plan, f"ended by {cause_of(error)}")
         finally:
             self.write()
 
