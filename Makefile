@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install accountant front-end lock audit sbom npm man base demo wheel-check test test-full test-slowest pytest fuzz lint fix docs docs-site \
-  results result uncalibrated tables seeds smollm2 structures report privacy privacy-results privacy-real privacy-report bench bench-results clean distclean
+  results result uncalibrated tables seeds smollm2 structures report privacy privacy-results privacy-real privacy-report bench bench-results gpu clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -326,6 +326,15 @@ bench: $(STAMP) ## the engine against its rivals, a few minutes; BENCH_OUT=runs/
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.memory $(BENCH_MEMORY) --out $(BENCH_OUT)/memory.json
 	$(BIN)/python -m benchmarks.report $(BENCH_OUT)/engine.json $(BENCH_OUT)/memory.json \
 	  --out $(BENCH_OUT)/report.html
+
+# One GPU, some minutes: the engine's variants against a loop a user whose blocks are compiled. Other
+# options: GPU="--size 7b --seconds 300". A machine without the rest of PROPER: docs/performance.md.
+GPU ?=
+GPU_OUT ?= results/bench/gpu
+GPU_NAME = $(shell nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 \
+  | tr 'A-Z' 'a-z' | tr -cs 'a-z0-9\n' '-')
+gpu: $(STAMP) ## results/bench/gpu/HARDWARE.json: the engine on a GPU, 135M, 1B and 7B; seven minutes
+	$(BIN)/python -m benchmarks.gpu --out $(GPU_OUT)/$(or $(GPU_NAME),gpu).json $(GPU)
 
 # The committed files of results/bench, all measured at one commit, in whose folder a second start
 # goes on with what is missing. Commit first, or the files say "-dirty". On one core alone:

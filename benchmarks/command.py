@@ -16,7 +16,6 @@ import typer
 from client.terminal.console import QUIET, say, say_error
 from proper_model.errors import ConfigError, InterruptedRunError, ProperError
 from proper_model.storage.files import storage_errors
-from simulations.outcome.environment import hardware
 
 VERSIONS = ("torch", "transformers", "peft", "accelerate", "numpy")
 DEVICES = ("cpu", "cuda")
@@ -52,6 +51,8 @@ def run_command(app: typer.Typer, arguments: list[str]) -> int:
 
 def where(seed: int, versions: tuple[str, ...] = VERSIONS) -> dict[str, Any]:
     """What every report says of its run: the machine, the versions of libraries, the seed."""
+    from simulations.outcome.environment import hardware
+
     found = {name: importlib.metadata.version(name) for name in versions}
     return {"hardware": hardware(), "versions": found, "seed": seed}
 

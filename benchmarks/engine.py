@@ -72,10 +72,10 @@ def chosen_specs(contenders: list[str]) -> list[Spec]:
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
-    size: Annotated[list[str], typer.Option(help="overhead, small or 7b.")] = SIZE,
+    size: Annotated[list[str], typer.Option(help="overhead, small, 135m, 1b or 7b.")] = SIZE,
     tokens: Annotated[list[int], typer.Option(min=8, help="Tokens a sample.")] = TOKENS,
     users: Annotated[list[int], typer.Option(min=1, help="Users together.")] = USERS,
-    lengths: Annotated[list[str], typer.Option(help="fixed, lognormal or real.")] = ALIKE,
+    lengths: Annotated[list[str], typer.Option(help="fixed, ragged, lognormal or real.")] = ALIKE,
     samples: Annotated[int, typer.Option(min=1, help="Samples a user.")] = 4,
     contender: Annotated[list[str], typer.Option(help="kind:key=value,...")] = CONTENDERS,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,

@@ -68,7 +68,7 @@ def measure(work: Workload, text: str, recompute: bool, device: str) -> MemoryPe
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
-    size: Annotated[list[str], typer.Option(help="overhead, small or 7b.")] = SIZES,
+    size: Annotated[list[str], typer.Option(help="overhead, small, 135m, 1b or 7b.")] = SIZES,
     users: Annotated[list[int], typer.Option(min=1, help="Users together.")] = USERS,
     tokens_per_step: Annotated[list[int], typer.Option(min=1, help="Tokens a pass.")] = TOKENS,
     sample_tokens: Annotated[int, typer.Option(min=8, help="Tokens a sample.")] = 96,

@@ -17,7 +17,7 @@ import typer
 from benchmarks.command import ready_file, start
 from benchmarks.figures import growth, growth_lines, growth_title
 from benchmarks.results import read_sources, shown
-from benchmarks.results.schema import EngineReport, Report, Setting, Source
+from benchmarks.results.schema import EngineReport, GpuReport, Report, Setting, Source
 from benchmarks.results.tables import commits_of, families, machine
 from client.terminal.console import print_line
 from client.terminal.tables import Table
@@ -85,6 +85,15 @@ def facts(report: Report) -> tuple[tuple[str, str], ...]:
             "device": report.device,
             "rounds": f"{report.rounds} after {report.warmup} to warm up, {turns}",
             "load before": f"{report.load_before:.2f}",
+        }
+    if isinstance(report, GpuReport):
+        used = report.accelerator
+        if used is not None:
+            memory = f"{used.memory_bytes / 2**30:.1f} GiB, compute capability {used.capability}"
+            found["GPU"] = f"{used.name}, {memory}, driver {used.driver}, CUDA {used.cuda}"
+        found |= {
+            "engine": "; ".join(f"{name}: {what}" for name, what in report.variants.items()),
+            "seconds": f"{report.elapsed_s:.0f} of at most {report.seconds:g}",
         }
     return tuple(found.items())
 

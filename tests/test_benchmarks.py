@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.contenders.build import CONTENDERS, build_world, make_contender
+from benchmarks.contenders.build import CONTENDERS, SIZES, build_world, make_contender
 from benchmarks.contenders.measure import Stopwatch
-from benchmarks.contenders.ours import Ours
+from benchmarks.contenders.ours import Ours, Steady
 from benchmarks.contenders.rival_loops import NaiveMoe, PeftLoop
 from benchmarks.contenders.rival_mixed import PeftMixed
+from benchmarks.contenders.rival_stacked import StackedLoop
 from benchmarks.contenders.specs import Spec, parse_spec
 from benchmarks.contenders.workload import CountingEncoder, Counts, Workload, make_users
 from benchmarks.contenders.world import Contender, Factors, NotPossibleError, World
@@ -26,6 +27,7 @@ from benchmarks.measuring.rounds import contender_result
 from benchmarks.measuring.worker import Ready, Refused, Round
 from benchmarks.results.schema import RoundSeconds
 from benchmarks.results.tables import KINDS
+from benchmarks.seconds import Seconds
 from proper_model.base.config import empty_model
 from proper_model.engine.memory import MemoryModel
 from proper_model.errors import ConfigError
@@ -82,6 +84,7 @@ def engine() -> dict[tuple[str, int], dict[int, Factors]]:
         ("vmap", "ours"),
         ("peft-mixed-eval", "ours"),
         ("naive-moe", "ours-moe"),
+        ("stacked-loop", "ours-moe"),
     ],
 )
 def test_rivals_compute_what_the_engine_computes(rival, ours, batch, engine) -> None:
@@ -125,6 +128,56 @@ def test_a_wrong_part_of_the_naive_loop_is_noticed(part: str, engine) -> None:
     else:
         getattr(linear, part).detach().zero_()
     assert apart(raced(rival), engine["ours-moe", 1]) > TOLERANCE
+
+
+@pytest.mark.parametrize("part", ["by_text", "by_user", "by_lora", "expert_a", "expert_b"])
+def test_a_wrong_part_of_the_stacked_loop_is_noticed(part: str, engine) -> None:
+    rival = StackedLoop(world_of("stacked-loop"))
+    getattr(rival.linears[-1][2], part).zero_()
+    assert apart(raced(rival), engine["ours-moe", 1]) > TOLERANCE
+
+
+def test_the_stacked_loop_leaves_its_base_as_it_was(engine, monkeypatch) -> None:
+    """Also when its blocks are compiled: one program for all of them, whoever trains in between."""
+    programs = []
+
+    def noted(graph, inputs):
+        programs.append(graph)
+        return graph.forward
+
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda m, **how: plain(m, backend=noted, **how))
+    torch.compiler.reset()
+    work = dataclasses.replace(WORK, lengths="fixed")
+    world = world_of("stacked-loop", work=work)
+    world.spec = dataclasses.replace(world.spec, compile=True)
+    before = dict(world.base.named_modules())
+    rival = StackedLoop(world)
+    ours = Ours(dataclasses.replace(world, spec=Spec("ours-moe", dtype="float64")), experts=True)
+    for _ in range(2):
+        assert apart(raced(rival), raced(ours)) < TOLERANCE
+        assert {n: m for n, m in world.base.named_modules() if before.get(n) is not m} == {}
+    assert len(programs) == 1
+    torch.compiler.reset()
+
+
+def test_the_steady_engine_takes_the_engines_steps(monkeypatch) -> None:
+    """Of one user, whose start is everybody's; and its users' states go when the round ends."""
+    work = dataclasses.replace(WORK, users=1)
+    expected = raced(Ours(world_of("ours-moe", work=work), experts=True))
+    steady = Steady(world_of("ours-moe", work=work), experts=True)
+    cohorts, made = [], steady._steady
+    monkeypatch.setattr(steady, "_steady", lambda: cohorts.append(made()) or cohorts[-1])
+    steady.round(Stopwatch(CPU))
+    half = len(cohorts[0].parameters) // 2
+    a, b = cohorts[0].parameters[:half], cohorts[0].parameters[half:]
+    trained = {0: [(x[0].detach(), y[0].detach()) for x, y in zip(a, b, strict=True)]}
+    assert all(
+        torch.equal(x, y)
+        for mine, theirs in zip(trained[0], expected[0], strict=True)
+        for x, y in zip(mine, theirs, strict=True)
+    )
+    assert sum(p.numel() for p in steady.model.lora.parameters()) == 0
 
 
 @pytest.mark.parametrize("setting", ["max_grad_norm", "weight_decay", "epochs"])
@@ -172,6 +225,9 @@ def test_a_users_samples_do_not_depend_on_the_others() -> None:
     fixed = make_users(dataclasses.replace(WORK, lengths="fixed"), 512)
     assert [[len(s.tokens) for s in u.samples] for u in fixed] == [[14] * 4] * 3
     assert all(2 <= s.answer_tokens <= 4 for u in many for s in u.samples)
+    ragged = make_users(dataclasses.replace(WORK, lengths="ragged"), 512)
+    assert [len(u.samples) for u in ragged] == [4] * 3
+    assert len({len(s.tokens) for u in ragged for s in u.samples}) > 3
 
 
 def test_real_lengths_are_those_of_the_users(shared: Path) -> None:
@@ -185,7 +241,17 @@ def test_specs_are_read_and_written() -> None:
     assert spec == Spec("peft-loop", batch=8, threads=2, dtype="bfloat16", logits="answer")
     assert parse_spec(spec.label) == spec
     assert Spec("ours").label == "ours"
-    for wrong in ("nobody", "ours:batch=0", "ours:batch=x", "ours:speed=9", "ours:backend=quick"):
+    compiled = Spec("stacked-loop", batch=4, compile=True)
+    assert compiled.label == "stacked-loop:batch=4,compile=true"
+    assert parse_spec(compiled.label) == compiled
+    for wrong in (
+        "nobody",
+        "ours:batch=0",
+        "ours:batch=x",
+        "ours:speed=9",
+        "ours:backend=quick",
+        "ours:compile=true",
+    ):
         with pytest.raises(ConfigError):
             parse_spec(wrong)
 
@@ -220,19 +286,20 @@ def test_a_grid_is_all_combinations() -> None:
         grid(["small"], [32], [1], ["odd"], 2, 0)
 
 
-SECONDS = RoundSeconds(wall_s=2.0, cpu_s=1.0, setup_wall_s=0.2, setup_cpu_s=0.1)
+SECONDS = Seconds(wall_s=2.0, cpu_s=1.0, setup_wall_s=0.2, setup_cpu_s=0.1)
 
 
 def test_an_entry_holds_the_rounds_and_the_highest_peak() -> None:
     counts = Counts(10, 200, 250, 30, 2)
-    slower = SECONDS.model_copy(update={"wall_s": 4.0})
+    slower = dataclasses.replace(SECONDS, wall_s=4.0)
     rounds = [Round(SECONDS, counts, 1002), Round(slower, counts, 1000)]
     got = contender_result(Spec("ours", batch=2), Ready(3, "eager", 900), rounds, None)
     assert (got.status, got.label, got.attention) == ("measured", "ours:batch=2", "eager")
     assert got.measured is not None
     assert (got.measured.users, got.measured.samples, got.measured.padded_tokens) == (3, 10, 250)
     assert (got.measured.memory_before_bytes, got.measured.memory_peak_bytes) == (900, 1002)
-    assert got.measured.rounds == [SECONDS, slower]
+    stored = [RoundSeconds(**dataclasses.asdict(one)) for one in (SECONDS, slower)]
+    assert got.measured.rounds == stored
     other = [rounds[0], Round(SECONDS, dataclasses.replace(counts, tokens=201), None)]
     with pytest.raises(AssertionError, match="other work"):
         contender_result(Spec("ours"), Ready(3, "eager", None), other, None)
@@ -261,6 +328,10 @@ def test_shapes_have_the_published_numbers_of_parameters() -> None:
         sum(p.numel() for p in empty_model(config_of(shape)).parameters()) for shape in SHAPES
     ]
     assert counts == [134_515_008, 1_235_814_400, 6_738_415_616]
+    for published, name in zip(SHAPES.values(), ("135m", "1b", "7b"), strict=True):
+        shape = dataclasses.asdict(SIZES[name])
+        order = ("hidden", "layers", "ffn", "heads", "kv_heads", "vocabulary", "tied")
+        assert tuple(published.values()) == tuple(shape[part] for part in order)
 
 
 def test_blocks_add_up() -> None:

@@ -1,4 +1,4 @@
-"""The engine and its four rivals, and what they train. Needs torch."""
+"""The engine and its rivals, and what they train. Needs torch."""
 
 from benchmarks.contenders.build import build_world, make_contender, shape_of
 from benchmarks.contenders.ours import Ours

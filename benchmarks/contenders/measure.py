@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.results.schema import RoundSeconds
+from benchmarks.seconds import Seconds
 from proper_model.federation.machine import high_water_bytes, resident_bytes
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -42,10 +42,10 @@ class Stopwatch:
         seconds[0] += time.perf_counter() - wall
         seconds[1] += time.process_time() - cpu
 
-    def seconds(self) -> RoundSeconds:
+    def seconds(self) -> Seconds:
         """All that was timed so far."""
         (wall, cpu), (setup_wall, setup_cpu) = self._train, self._setup
-        return RoundSeconds(wall_s=wall, cpu_s=cpu, setup_wall_s=setup_wall, setup_cpu_s=setup_cpu)
+        return Seconds(wall_s=wall, cpu_s=cpu, setup_wall_s=setup_wall, setup_cpu_s=setup_cpu)
 
 
 def synchronize(device: torch.device) -> None:

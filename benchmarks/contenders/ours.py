@@ -2,12 +2,15 @@
 
 `Ours` is a `Cohort` of all users. Without experts it trains what a PEFT loop trains (the baseline
 OPPU-mlp); with experts and routers what PROPER's stage 3 trains. Nothing is held back, so a round is
-training and nothing else. `Limit` carries the same packed rows through the same frozen base, forward
+training and nothing else. `Steady` is the same engine in the middle of a long run. `Limit` carries the same packed rows through the same frozen base, forward
 and backward to its inputs, and trains nothing: what an engine takes beyond it is the cost of
 adapters, routing and optimizers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -28,11 +31,17 @@ from proper_model.kernels.packing import Batch, packed_inputs
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.answer_loss import FrozenHeadLoss
 from proper_model.model.passes import Pass, personal_pass
+from proper_model.model.user_lora import GivenLora, UserLora
 from proper_model.settings.presets import UserRouting
 
 
 class Ours:
-    """The engine. `experts` switches experts and routers on."""
+    """The engine. `experts` switches experts and routers on.
+
+    Attributes:
+        around: opened around the training of every round; what a variant of the engine changes in
+            the base or in a library belongs in there.
+    """
 
     def __init__(self, world: World, *, experts: bool) -> None:
         self.world, self.experts = world, experts
@@ -43,12 +52,13 @@ class Ours:
             drawn = [embedding_of(world, self.model.tables, user) for user in world.users]
             self.embeddings = torch.stack(drawn)
         self.trained: dict[int, Factors] = {}
+        self.around: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def round(self, clock: Stopwatch) -> None:
         """Train all users together, once from the start."""
         with clock.setup():
             cohort = self._cohort()
-        with clock.train():
+        with self.around(), clock.train():
             results = cohort.run()
         assert not any(result.failed for result in results)
         if self.world.keep:
@@ -87,6 +97,70 @@ class Ours:
             routing=self.model.structure.user_routing,
             experts=self.experts,
         )
+
+
+class _SteadyCohort(Cohort):
+    """All users are in their slots from the first step, and no state of theirs is kept."""
+
+    def ready(self) -> None:
+        """Fill the slots."""
+        self.slots.fill()
+        self.slots.best = []  # as large as all adapters, and on the device here
+
+    def _step_is_left(self) -> bool:
+        for slot, u in self.slots.occupied():
+            if self.steps[u] >= self._last_step(u):
+                self.slots.leave(slot)
+        return bool(self.slots.occupied())
+
+    def _after_step(self) -> None:
+        return
+
+
+class Steady(Ours):
+    """The engine's steps alone, as in the middle of a long run.
+
+    A user enters a slot once and leaves it once, however many samples there are. A round here has a
+    few samples of each, so that entering and leaving would weigh as much as the steps themselves.
+    Everybody begins where the first user does: speed depends on no value. `trained` stays empty.
+    """
+
+    def round(self, clock: Stopwatch) -> None:
+        """Train all users together, once from the start."""
+        world = self.world
+        try:
+            with clock.setup():
+                cohort = self._steady()
+            with self.around(), clock.train():
+                results = cohort.run()
+        finally:
+            self.model.lora = UserLora([], 0, world.structure.rank, [])
+        assert not any(result.failed for result in results)
+
+    def _steady(self) -> _SteadyCohort:
+        world, users = self.world, self.world.users
+        fresh = self.model.new_user_lora([users[0].seed]).to(world.adapter_dtype)
+        start = [factor.detach()[0] for factor in (*fresh.a, *fresh.b)]
+        trials = [Trial(user.samples, (), LEARNING_RATE, user.seed) for user in users]
+        # The states of all users are made on the device: copies through the host take seconds.
+        with torch.device(world.device):
+            stacks = [
+                torch.zeros(len(users), *one.shape, dtype=one.dtype, requires_grad=True)
+                for one in start
+            ]
+            cohort = _SteadyCohort(
+                self.model,
+                world.encoder,
+                trials,
+                stacks,
+                lambda _: start,
+                self._pass,
+                world.settings,
+            )
+            cohort.ready()
+        half = len(stacks) // 2
+        self.model.lora = GivenLora(cohort.parameters[:half], cohort.parameters[half:])
+        return cohort
 
 
 class Limit:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from benchmarks.contenders.world import (
 from proper_model.base.sites import find_sites
 from proper_model.engine.optimizer import linear_schedule
 from proper_model.kernels.layout import routing_dtype
+from proper_model.kernels.packing import Encoded
 from proper_model.settings.profile import FFN_TARGETS
 
 
@@ -96,7 +98,7 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-class _Loop:
+class Loop:
     """The training loop; a subclass says how a user enters and leaves the model."""
 
     model: Any
@@ -111,25 +113,34 @@ class _Loop:
         """Make user `number`'s start the model's state."""
         load_factors(self.factors, start_of(self.widths, self.world, self.world.users[number]))
 
+    def ready(self) -> AbstractContextManager[None]:
+        """The model made ready to train while open; it may stay so."""
+        self.model.train()
+        return nullcontext()
+
+    def losses(self, samples: Sequence[Encoded]) -> Tensor:
+        """Mean loss an answer token of every sample, [B]."""
+        world = self.world
+        batch = world.encoder.padded(samples, [0] * len(samples), device=world.device)
+        return row_losses(self.model, batch, all_logits=world.spec.logits == "all")
+
     def round(self, clock: Stopwatch) -> None:
         """Train all users, one after another."""
         world = self.world
-        self.model.train()
-        for number, user in enumerate(world.users):
-            with clock.setup():
-                self.enter(number)
-                update = Update(world, self.factors, step_count(user, world.settings))
-            with clock.train():
-                for samples in own_steps(user, world.settings):
-                    batch = world.encoder.padded(samples, [0] * len(samples), device=world.device)
-                    all_logits = world.spec.logits == "all"
-                    row_losses(self.model, batch, all_logits=all_logits).mean().backward()
-                    update.step()
-            if world.keep:
-                self.trained[number] = copied(self.factors)
+        with self.ready():
+            for number, user in enumerate(world.users):
+                with clock.setup():
+                    self.enter(number)
+                    update = Update(world, self.factors, step_count(user, world.settings))
+                with clock.train():
+                    for samples in own_steps(user, world.settings):
+                        self.losses(samples).mean().backward()
+                        update.step()
+                if world.keep:
+                    self.trained[number] = copied(self.factors)
 
 
-class PeftLoop(_Loop):
+class PeftLoop(Loop):
     """PEFT's own modules; wrapping the base once and reloading weights favours this rival."""
 
     def __init__(self, world: World) -> None:
@@ -177,7 +188,7 @@ class NaiveMoeLinear(torch.nn.Module):
         return h + self.scale * own
 
 
-class NaiveMoe(_Loop):
+class NaiveMoe(Loop):
     """Experts and routers are the engine's own tensors; only the arithmetic differs."""
 
     def __init__(self, world: World) -> None:

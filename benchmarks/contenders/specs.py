@@ -2,9 +2,10 @@
 
 peft-loop                     one user after another, one sample a step
 peft-loop:batch=8,logits=answer
+stacked-loop:batch=4,compile=true
 ours-moe:dtype=bfloat16,tokens_per_step=16384
 
-The four strongest rivals are kept. No longer raced are Hugging Face's Trainer (11 samples a second
+The strongest rivals are kept. No longer raced are Hugging Face's Trainer (11 samples a second
 where the engine makes 1,160: results/bench/overhead.json), PEFT's mixed batches in training mode,
 which PEFT refuses, and the same in inference, which trains nothing.
 """
@@ -16,13 +17,13 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.results.tables import KINDS
+from benchmarks.kinds import KINDS
 from proper_model.base.loading import DTYPES
 from proper_model.errors import ConfigError
 from proper_model.kernels.ops import Backend
 
 # Trained one user after another: their rate does not depend on how many users there are.
-SEQUENTIAL = ("peft-loop", "naive-moe")
+SEQUENTIAL = ("peft-loop", "naive-moe", "stacked-loop")
 BACKENDS = tuple(backend.value for backend in Backend)
 
 
@@ -35,6 +36,7 @@ class Spec:
         logits: `all` positions, as Hugging Face's loss takes them, or `answer` positions only; for
             the per-user loops, all others take the latter.
         attention: implementation, or None for the engine's own choice on this device.
+        compile: the blocks by torch.compile; for `stacked-loop` alone.
         tokens_per_step: tokens in one shared pass, padding included where a contender pads;
             per-user loops ignore it.
     """
@@ -47,6 +49,7 @@ class Spec:
     attention: str | None = None
     tokens_per_step: int = 8192
     backend: str = Backend.FUSED.value
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _one_of("contender", self.kind, tuple(KINDS))
@@ -55,6 +58,8 @@ class Spec:
         _one_of("backend", self.backend, BACKENDS)
         if min(self.batch, self.threads, self.tokens_per_step) < 1:
             raise ConfigError("batch, threads and tokens_per_step of a contender start at 1")
+        if self.compile and self.kind != "stacked-loop":
+            raise ConfigError(f"'{self.kind}' is never compiled", hint="stacked-loop can be")
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -64,7 +69,7 @@ class Spec:
     def label(self) -> str:
         """The kind and whatever differs from its defaults, as `parse_spec` reads it."""
         changed = [
-            f"{f.name}={getattr(self, f.name)}"
+            f"{f.name}={_written(getattr(self, f.name))}"
             for f in dataclasses.fields(self)[1:]
             if getattr(self, f.name) != f.default
         ]
@@ -74,16 +79,26 @@ class Spec:
 def parse_spec(text: str) -> Spec:
     """A contender from its text."""
     kind, _, settings = text.partition(":")
-    chosen: dict[str, str | int] = {}
-    numbers = {f.name for f in dataclasses.fields(Spec) if isinstance(f.default, int)}
-    known = {f.name for f in dataclasses.fields(Spec)} - {"kind"}
+    chosen: dict[str, str | int | bool] = {}
+    defaults = {f.name: f.default for f in dataclasses.fields(Spec)}
+    known = defaults.keys() - {"kind"}
     for part in filter(None, settings.split(",")):
         key, _, value = part.partition("=")
         _one_of(f"setting of '{kind}'", key, tuple(sorted(known)))
-        if key in numbers and not value.isdecimal():
-            raise ConfigError(f"'{part}': expected a whole number")
-        chosen[key] = int(value) if key in numbers else value
+        if isinstance(defaults[key], bool):
+            _one_of(f"value of {key}", value, ("true", "false"))
+            chosen[key] = value == "true"
+        elif isinstance(defaults[key], int):
+            if not value.isdecimal():
+                raise ConfigError(f"'{part}': expected a whole number")
+            chosen[key] = int(value)
+        else:
+            chosen[key] = value
     return Spec(kind, **chosen)  # type: ignore[arg-type]
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _one_of(what: str, found: str, known: tuple[str, ...]) -> None:

@@ -21,7 +21,7 @@ from proper_model.kernels.packing import Batch, Encoded
 from proper_model.tasks.task import load_task
 from proper_model.text.encoding import Encoder, PaddedBatch
 
-Lengths = Literal["fixed", "lognormal", "real"]
+Lengths = Literal["fixed", "ragged", "lognormal", "real"]
 ROOT = Path(__file__).resolve().parents[2]
 REAL_DATA = ROOT.parent / "shared" / "data"
 TOKENIZER = ROOT.parent / "shared" / "models" / "mini-llama"
@@ -36,7 +36,8 @@ LONGEST, MOST_ITEMS = 512, 8  # times the median, so that one draw cannot rule a
 class Workload:
     """What is trained. `tokens` and `samples` are exact if `lengths` is fixed, else medians.
 
-    With real lengths `tokens` is not used, and `samples` caps a user's history.
+    `ragged` draws lengths alone: everybody has as many samples. With real lengths `tokens` is not
+    used, and `samples` caps a user's history.
     """
 
     size: str
@@ -116,7 +117,7 @@ def make_users(work: Workload, vocabulary: int) -> list[User]:
 
 
 def _items(work: Workload, rng: random.Random) -> int:
-    if work.lengths == "fixed":
+    if work.lengths in ("fixed", "ragged"):
         return work.samples
     drawn = round(rng.lognormvariate(math.log(work.samples), ITEMS_SIGMA))
     return min(max(drawn, 1), MOST_ITEMS * work.samples)

@@ -96,6 +96,19 @@ class World:
         return self.encoder.padded(samples, slots, device=self.device)
 
 
+def settings_of(spec: Spec, dropout: float = 0.0) -> TrialSettings:
+    """How everybody trains: one epoch of the spec's steps and passes."""
+    return TrialSettings(
+        epochs=1,
+        batch_size=spec.batch,
+        dropout=dropout,
+        weight_decay=0.01,
+        warmup_ratio=0.0,
+        max_grad_norm=1.0,
+        tokens_per_step=spec.tokens_per_step,
+    )
+
+
 def start_of(widths: list[tuple[int, int]], world: World, user: User) -> Factors:
     """A user's initial adapter, the same bits as the engine's slot for this user."""
     fresh = UserLora(widths, 1, world.structure.rank, [user.seed]).requires_grad_(False)

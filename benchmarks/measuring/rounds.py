@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from benchmarks.contenders import Spec, Workload
 from benchmarks.contenders.specs import SEQUENTIAL
+from benchmarks.kinds import KINDS
 from benchmarks.measuring.worker import Job, Ready, Refused, Round, Worker
-from benchmarks.results.schema import ContenderResult, Measured, Setting
-from benchmarks.results.tables import KINDS
+from benchmarks.results.schema import ContenderResult, Measured, RoundSeconds, Setting
 
 Say = Callable[[str], None]
 
@@ -86,7 +86,7 @@ def contender_result(
         measured = Measured(
             users=ready.users,
             **dataclasses.asdict(counts),
-            rounds=[one.seconds for one in rounds],
+            rounds=[RoundSeconds(**dataclasses.asdict(one.seconds)) for one in rounds],
             memory_before_bytes=ready.memory_bytes,
             memory_peak_bytes=max(known, default=None),
         )

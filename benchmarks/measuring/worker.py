@@ -22,7 +22,7 @@ from benchmarks.contenders.measure import (
 from benchmarks.contenders.workload import Counts
 from benchmarks.contenders.world import NotPossibleError
 from benchmarks.measuring.processes import Child, cause_of
-from benchmarks.results.schema import RoundSeconds
+from benchmarks.seconds import Seconds
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Ready:
 class Round:
     """What one round took and what went through the base."""
 
-    seconds: RoundSeconds
+    seconds: Seconds
     counts: Counts
     peak_bytes: int | None
 

@@ -14,11 +14,12 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from benchmarks.gpu.document import Accelerator, Agreement, Peaks, RaceSetting, Skipped
+from benchmarks.kinds import SCHEMA
 from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
 from simulations.outcome.results import Hardware, first_fault
 
-SCHEMA = 2  # of what is written; 1 is read
 # What version 1 held beside the rounds: summaries of them, and shares of a measured peak rate.
 SUMMARIES = frozenset(
     (
@@ -126,6 +127,7 @@ class ContenderResult(_Strict):
     attention: str | None
     tokens_per_step: int = Field(ge=1)
     backend: str
+    compile: bool = False
     status: Literal["measured", "not possible in training", "failed"]
     cause: str | None
     measured: Measured | None
@@ -146,7 +148,7 @@ class Setting(_Engine):
     users: int = Field(ge=1)
     samples: int = Field(ge=1)
     tokens: int = Field(ge=1)
-    lengths: Literal["fixed", "lognormal", "real"]
+    lengths: Literal["fixed", "ragged", "lognormal", "real"]
     seed: int
     contenders: list[ContenderResult] = Field(min_length=1)
 
@@ -290,11 +292,34 @@ class PipelineReport(Report):
     checkouts: list[Checkout] = Field(min_length=1)
 
 
+class GpuReport(Report):
+    """One run of `python -m benchmarks.gpu`, whose classes say what is in its parts.
+
+    Attributes:
+        variants: of the engine, and what each is.
+        seconds: the budget of the run, and elapsed_s: what it took.
+    """
+
+    benchmark: Literal["gpu"] = "gpu"
+    accelerator: Accelerator | None
+    commit: str
+    device: str
+    dtype: str
+    variants: dict[str, str]
+    seconds: float = Field(gt=0)
+    elapsed_s: float = Field(ge=0)
+    peaks: Peaks
+    agreement: list[Agreement]
+    settings: list[RaceSetting]
+    skipped: list[Skipped]
+
+
 SCHEMAS: dict[str, type[Report]] = {
     "engine": EngineReport,
     "memory": MemoryReport,
     "device": DeviceReport,
     "pipeline": PipelineReport,
+    "gpu": GpuReport,
 }
 KNOWN = "benchmarks are: " + ", ".join(f"python -m benchmarks.{kind}" for kind in SCHEMAS)
 

@@ -10,12 +10,15 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from benchmarks.gpu.document import TOKENS_A_USER, Peaks, RaceSetting
+from benchmarks.kinds import KINDS
 from benchmarks.results.schema import (
     Checkout,
     Clock,
     ContenderResult,
     DeviceReport,
     EngineReport,
+    GpuReport,
     Measured,
     MemoryPeak,
     MemoryReport,
@@ -29,20 +32,16 @@ from benchmarks.results.schema import (
 from client.terminal.tables import Table
 from simulations.outcome.results import Hardware
 
-# What each contender is, in the words of the file.
-KINDS = {
-    "naive-moe": "naive LoRA-MoE loop a user",
-    "peft-loop": "PEFT loop a user",
-    "peft-mixed-eval": "PEFT adapter_names, gradients in eval mode",
-    "vmap": "vmap over stacked user LoRAs",
-    "ours": "engine without experts",
-    "ours-moe": "engine with experts and router",
-    "limit": "the engine's frozen base alone, forward and backward",
-}
 ENGINE, BASELINE = "ours-moe", "naive-moe"
 # What `Backend.best_on` chooses on a CPU; by name, since a table needs no torch.
 BACKEND = "fused"
-HIDDEN = {"overhead": 64, "small": 256, "7b": 4096}  # of `sizes`, which needs torch as well
+HIDDEN = {
+    "overhead": 64,
+    "small": 256,
+    "135m": 576,
+    "1b": 2048,
+    "7b": 4096,
+}  # of `sizes`, which needs torch as well
 NONE = "–"
 GIB, MIB = 2**30, 2**20
 # What the design asks of the engine on a CPU against the naive loop, both at a sample a step, with
@@ -255,6 +254,81 @@ def predicted_table(report: DeviceReport) -> Table:
     return Table(title, header, rows, labels=2)
 
 
+def gpu_parts(report: GpuReport) -> list[tuple[Table, list[str]]]:
+    """A table a setting, and how far the variants' training is from the reference's."""
+    parts = [(race_table(one, report.peaks), race_notes(one, report)) for one in report.settings]
+    if report.agreement:
+        parts.append((agreement_table(report), []))
+    if parts:
+        parts[-1][1].extend(
+            f"not run: {one.size}, {one.users} users ({one.lengths}): {one.reason}"
+            for one in report.skipped
+        )
+    return parts
+
+
+def race_table(setting: RaceSetting, peaks: Peaks) -> Table:
+    """A row a contender: rates of wall seconds, the share of the measured peak, memory, and its
+    tokens a second as a multiple of the loop's that takes as many samples in a step.
+    """
+    header = (
+        *("contender", "users", "samples/s", "tokens/s", "TFLOP/s", "of the peak", "users/hour"),
+        *("× loop", "of the limit", "passes", "peak, GiB", "predicted, GiB"),
+    )
+    measured = [entry for entry in setting.entries if entry.rounds]
+    loops = {entry.batch: entry for entry in measured if entry.kind == "stacked-loop"}
+    limit = next((entry for entry in measured if entry.kind == "limit"), None)
+    rows = []
+    for entry in setting.entries:
+        if not entry.rounds:
+            cause = (entry.cause or "").partition(":")[0]
+            rows.append((entry.label, NONE, f"{entry.status} ({cause})", *[NONE] * 9))
+            continue
+        flops = Spread.of(entry.a_second(entry.flops)).median
+        loop = loops.get(entry.batch)
+        rows.append(
+            (
+                *(entry.label, str(entry.users), rate(Spread.of(entry.a_second(entry.samples)))),
+                *(rate(Spread.of(entry.a_second(entry.tokens))), f"{flops / 1e12:.4g}"),
+                f"{flops / peaks.flops:.1%}",
+                f"{entry.tokens_a_second * 3600 / TOKENS_A_USER:,.0f}",
+                times(Spread.of(entry.times(loop))) if loop else NONE,
+                f"{Spread.of(entry.times(limit)).median:.1%}" if limit else NONE,
+                *(str(entry.passes), _gib(entry.taken_bytes)),
+                _gib(entry.memory_predicted_bytes),
+            )
+        )
+    what = f"{setting.samples} samples of {setting.tokens} tokens ({setting.lengths})"
+    title = f"{_base(setting.size)}, {setting.users} users, {what}, dropout {setting.dropout:g}"
+    return Table(title, header, tuple(rows))
+
+
+def _gib(count: int | None) -> str:
+    return NONE if count is None else f"{max(count, 0) / GIB:.2f}"
+
+
+def race_notes(setting: RaceSetting, report: GpuReport) -> list[str]:
+    """What the figures refer to, and why a contender was not measured."""
+    peaks = report.peaks
+    said = [
+        f"in {report.dtype}; the peak is {peaks.flops / 1e12:.4g} TFLOP/s of a product of side "
+        f"{peaks.side}, and a copy moves {peaks.bytes / 1e9:.4g} GB/s; passes of at most "
+        f"{setting.tokens_per_step:,} tokens; users an hour of {TOKENS_A_USER:,} tokens each"
+    ]
+    return said + [f"{e.label}: {e.status}, {e.cause}" for e in setting.entries if e.cause]
+
+
+def agreement_table(report: GpuReport) -> Table:
+    """Relative errors of trained adapters, a row a variant and a column a dtype."""
+    dtypes = tuple(dict.fromkeys(one.dtype for one in report.agreement))
+    cells: dict[str, dict[str, str]] = defaultdict(dict)
+    for one in report.agreement:
+        cells[one.variant][one.dtype] = f"{one.cause}" if one.error is None else f"{one.error:.1e}"
+    rows = tuple((name, *(found.get(d, NONE) for d in dtypes)) for name, found in cells.items())
+    title = "Training of a tiny base: relative distance from the reference's in float32"
+    return Table(title, ("variant", *dtypes), rows)
+
+
 def phase_table(checkouts: Sequence[Checkout]) -> Table:
     """Median seconds of each phase, a column a checkout; a round without a phase spent none on it."""
     last = ("untimed", "whole run", "CPU seconds")
@@ -302,6 +376,8 @@ def shown(sources: Sequence[Source]) -> list[tuple[Table, list[str]]]:
             rounds = len(report.adaptations[0].seconds)
             parts.append((adapt_table(report), [f"threads: {report.threads}, rounds: {rounds}"]))
             parts.append((predicted_table(report), []))
+        if isinstance(report, GpuReport):
+            parts += gpu_parts(report)
         if isinstance(report, PipelineReport):
             parts.append((phase_table(report.checkouts), [pipeline_note(report)]))
     if table := growth_table(grown):
@@ -337,7 +413,7 @@ def commits_of(report: object) -> list[str]:
     """The versions of the code that a report is about."""
     if isinstance(report, PipelineReport):
         return [one.commit[:12] for one in report.checkouts]
-    assert isinstance(report, EngineReport | MemoryReport | DeviceReport)
+    assert isinstance(report, EngineReport | MemoryReport | DeviceReport | GpuReport)
     return [report.commit[:12]]
 
 
