@@ -83,7 +83,7 @@ def epsilon(
     core: Core = None,
     canaries: Crafted = 400,
     cache: Cache = None,
-) -> None:
+) -> dict[str, Any]:
     """What user-level privacy of stages 1 and 2 costs newcomers, and what audits show of each epsilon.
 
     A finite epsilon needs `make accountant`. Finished seeds of an epsilon in OUT are not trained again.
@@ -93,6 +93,7 @@ def epsilon(
     from simulations.privacy.epsilon.seeds import epsilon_of
     from simulations.privacy.membership.population import Candidates, load_candidates
     from simulations.privacy.results.epsilon_show import leave_epsilon
+    from simulations.privacy.results.told import left
 
     drawn, asked, structure = numbers(seeds), profile_for(data, profile), preset(PRESET)
     terms = _terms(
@@ -121,7 +122,7 @@ def epsilon(
             check=planned,
         )
         result = epsilon_of(planned(found), out=out, cache=cache or out / "cache", progress=show)
-    leave_epsilon(result, out)
+    return left(result, leave_epsilon(result, out), out)
 
 
 def _epsilons(text: str) -> list[float]:

@@ -86,6 +86,6 @@ def shown(result: BackdoorResult) -> Shown:
     )
 
 
-def leave_backdoor(result: BackdoorResult, out: Path) -> None:
+def leave_backdoor(result: BackdoorResult, out: Path) -> Shown:
     """Write OUT/backdoor.json, .md and .html, and print a row a release, sentences and failed controls."""
-    leave(result, out / f"{result.experiment}.json", shown(result))
+    return leave(result, out / f"{result.experiment}.json", shown(result))

@@ -192,6 +192,6 @@ def shown(result: CanaryResult) -> Shown:
     )
 
 
-def leave_canaries(result: CanaryResult, out: Path) -> None:
+def leave_canaries(result: CanaryResult, out: Path) -> Shown:
     """Write OUT/canaries.json, .md and .html, and print a row a thing, sentences and failed controls."""
-    leave(result, out / f"{result.experiment}.json", shown(result))
+    return leave(result, out / f"{result.experiment}.json", shown(result))

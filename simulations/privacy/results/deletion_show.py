@@ -114,6 +114,6 @@ def shown(result: DeletionResult) -> Shown:
     )
 
 
-def leave_deletion(result: DeletionResult, out: Path) -> None:
+def leave_deletion(result: DeletionResult, out: Path) -> Shown:
     """Write OUT/deletion.json, .md and .html, and print the first table, sentences and failed controls."""
-    leave(result, out / f"{result.experiment}.json", shown(result))
+    return leave(result, out / f"{result.experiment}.json", shown(result))

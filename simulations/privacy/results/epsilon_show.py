@@ -165,6 +165,6 @@ def shown(result: EpsilonResult) -> Shown:
     )
 
 
-def leave_epsilon(result: EpsilonResult, out: Path) -> None:
+def leave_epsilon(result: EpsilonResult, out: Path) -> Shown:
     """Write OUT/epsilon.json, .md and .html, and print table, sentences and failed controls."""
-    leave(result, out / f"{result.experiment}.json", shown(result))
+    return leave(result, out / f"{result.experiment}.json", shown(result))

@@ -69,17 +69,29 @@ def page_template(name: str) -> Template:
     return page_environment(TEMPLATES, SHARED_TEMPLATES).get_template(name)
 
 
-def leave(result: SeededResult, path: Path, shown: Shown, *, also_said: Sequence[str] = ()) -> None:
-    """Write `path` (.json), and beside it tables (.md) and page (.html); print the first table and sentences."""
+def beside(path: Path) -> tuple[Path, Path]:
+    """Where tables and page of a result lie."""
+    return path.with_suffix(".md"), path.with_suffix(".html")
+
+
+def leave(
+    result: SeededResult, path: Path, shown: Shown, *, also_said: Sequence[str] = ()
+) -> Shown:
+    """Write `path` (.json), and beside it tables (.md) and page (.html); print the first table and sentences.
+
+    Returns what was shown.
+    """
+    table, page = beside(path)
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_document(result, path)
         markdown = "\n\n".join(map(to_markdown, shown.tables)) + "\n"
-        write_atomic(path.with_suffix(".md"), markdown.encode())
-        write_atomic(path.with_suffix(".html"), render(result, shown).encode())
+        write_atomic(table, markdown.encode())
+        write_atomic(page, render(result, shown).encode())
     print_table(shown.tables[0])
     for line in (*shown.sentences, *also_said):
         print_line(line)
     for line in shown.failed:
         say(f"warning: {line}")
-    say(f"result: {path}, page: {path.stem}.html")
+    say(f"result: {path}, page: {page.name}")
+    return shown

@@ -107,6 +107,6 @@ def shown(result: PoisonResult) -> Shown:
     )
 
 
-def leave_poisoning(result: PoisonResult, out: Path) -> None:
+def leave_poisoning(result: PoisonResult, out: Path) -> Shown:
     """Write OUT/poisoning.json, .md and .html, and print table, sentences and failed controls."""
-    leave(result, out / f"{result.experiment}.json", shown(result))
+    return leave(result, out / f"{result.experiment}.json", shown(result))

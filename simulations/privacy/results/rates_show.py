@@ -116,6 +116,6 @@ def shown(result: RateResult) -> Shown:
     )
 
 
-def leave_rates(result: RateResult, out: Path) -> None:
+def leave_rates(result: RateResult, out: Path) -> Shown:
     """Write OUT/EXPERIMENT.json, .md and .html, and print table, sentences and failed controls."""
-    leave(result, out / f"{result.experiment}.json", shown(result))
+    return leave(result, out / f"{result.experiment}.json", shown(result))

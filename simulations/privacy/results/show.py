@@ -188,8 +188,8 @@ def shown(result: PrivacyResult) -> Shown:
     )
 
 
-def leave_membership(result: PrivacyResult, out: Path) -> None:
+def leave_membership(result: PrivacyResult, out: Path) -> Shown:
     """Write OUT/membership.json, .md and .html, and print table, sentences and failed controls."""
     bias = protocol_bias(result)
     path = out / f"{result.experiment}.json"
-    leave(result, path, shown(result), also_said=[] if bias is None else [bias])
+    return leave(result, path, shown(result), also_said=[] if bias is None else [bias])
