@@ -108,11 +108,7 @@ def make_root(
     passphrase_file: o.PassphraseFile = None,
 ) -> dict[str, Any]:
     """Write the first root.json of a population, which devices get by another way than releases."""
-    if (folder / ROOT_NAME).exists():
-        raise ConfigError(
-            f"{folder}: has a {ROOT_NAME} already",
-            hint="change it with: proper-coordinator root rotate",
-        )
+    _check_without_root(folder)
     release_keys = [load_public(path) for path in release_key]
     latest_keys = [load_public(path) for path in latest_key or ()] or release_keys
     root_keys = [load_public(path) for path in root_key or ()]
@@ -132,6 +128,14 @@ def make_root(
     open_to_readers(folder)
     tell_root(root)
     return {"folder": str(folder), "root": root_facts(root), "made": list(map(str, made))}
+
+
+def _check_without_root(folder: Path) -> None:
+    if (folder / ROOT_NAME).exists():
+        raise ConfigError(
+            f"{folder}: has a {ROOT_NAME} already",
+            hint="change it with: proper-coordinator root rotate",
+        )
 
 
 def _make_holders(

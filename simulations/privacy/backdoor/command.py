@@ -67,8 +67,7 @@ def backdoor(
     from simulations.privacy.backdoor.seeds import Plan, backdoor_of
     from simulations.privacy.backdoor.traps import TRAPS
     from simulations.privacy.memorization.seeds import prepared
-    from simulations.privacy.results.backdoor_show import leave_backdoor
-    from simulations.privacy.results.told import left
+    from simulations.privacy.results.told import leave_result
 
     drawn, planted = numbers(seeds), counts(insertions, "--insertions")
     tried, settings = names(traps, TRAPS, "--traps"), settings_of(data, profile)
@@ -89,4 +88,4 @@ def backdoor(
         result = backdoor_of(
             Plan(plan, tried), out=out, cache=cache or out / "cache", progress=show
         )
-    return left(result, leave_backdoor(result, out), out)
+    return leave_result(result, out)

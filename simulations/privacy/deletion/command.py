@@ -57,8 +57,7 @@ def deletion(
     from proper_model.storage.files import storage_errors
     from simulations.privacy.deletion.seeds import THINGS, Plan, deletion_of
     from simulations.privacy.membership.population import Candidates, load_candidates
-    from simulations.privacy.results.deletion_show import leave_deletion
-    from simulations.privacy.results.told import left
+    from simulations.privacy.results.told import leave_result
 
     drawn, settings = numbers(seeds), profile_for(data, profile)
     asked, structure = names(things, THINGS, "--things"), structure_for(preset, settings)
@@ -78,4 +77,4 @@ def deletion(
         result = deletion_of(
             planned(candidates), out=out, cache=cache or out / "cache", progress=show
         )
-    return left(result, leave_deletion(result, out), out)
+    return leave_result(result, out)

@@ -92,8 +92,7 @@ def epsilon(
     from simulations.privacy.epsilon.plan import Plan, plain, promises_of
     from simulations.privacy.epsilon.seeds import epsilon_of
     from simulations.privacy.membership.population import Candidates, load_candidates
-    from simulations.privacy.results.epsilon_show import leave_epsilon
-    from simulations.privacy.results.told import left
+    from simulations.privacy.results.told import leave_result
 
     drawn, asked, structure = numbers(seeds), profile_for(data, profile), preset(PRESET)
     terms = _terms(
@@ -122,7 +121,7 @@ def epsilon(
             check=planned,
         )
         result = epsilon_of(planned(found), out=out, cache=cache or out / "cache", progress=show)
-    return left(result, leave_epsilon(result, out), out)
+    return leave_result(result, out)
 
 
 def _epsilons(text: str) -> list[float]:

@@ -64,8 +64,7 @@ def inversion(
     from simulations.privacy.inversion.attacks import UPLOADS
     from simulations.privacy.inversion.seeds import Plan, check_options, inversion_of
     from simulations.privacy.linkage.people import plant
-    from simulations.privacy.results.rates_show import leave_rates
-    from simulations.privacy.results.told import left
+    from simulations.privacy.results.told import leave_result
 
     drawn, settings = numbers(seeds), load_profile(profile)
     structure = structure_for(preset, settings)
@@ -78,7 +77,7 @@ def inversion(
         )
         plan = Plan(planted, people, structure, settings, drawn, sent, defences, sizes, steps)
         result = inversion_of(plan, out=out, cache=cache or out / "cache", progress=show)
-    return left(result, leave_rates(result, out), out)
+    return leave_result(result, out)
 
 
 def _defences(noise: str) -> tuple[Defence, ...]:

@@ -58,8 +58,7 @@ def linkage(
     from simulations.privacy.linkage.attacks import SCOPES, THINGS
     from simulations.privacy.linkage.people import plant
     from simulations.privacy.linkage.seeds import Plan, linkage_of
-    from simulations.privacy.results.rates_show import leave_rates
-    from simulations.privacy.results.told import left
+    from simulations.privacy.results.told import leave_result
 
     drawn, settings = numbers(seeds), load_profile(profile)
     structure = structure_for(preset, settings)
@@ -75,4 +74,4 @@ def linkage(
         )
         plan = Plan(planted, people, structure, settings, drawn, scopes, held)
         result = linkage_of(plan, out=out, cache=cache or out / "cache", progress=show)
-    return left(result, leave_rates(result, out), out)
+    return leave_result(result, out)

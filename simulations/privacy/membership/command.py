@@ -81,8 +81,7 @@ def membership(
     from simulations.privacy.membership.population import Candidates, load_candidates
     from simulations.privacy.membership.seeds import LEVELS, Plan
     from simulations.privacy.membership.seeds import membership as attack
-    from simulations.privacy.results.show import leave_membership
-    from simulations.privacy.results.told import left
+    from simulations.privacy.results.told import leave_result
 
     drawn, settings = numbers(seeds), profile_for(data, profile)
     attacked, levels = names(things, THINGS, "--things"), names(level, LEVELS, "--level")
@@ -101,4 +100,4 @@ def membership(
             check=planned,
         )
         result = attack(planned(candidates), out=out, cache=cache or out / "cache", progress=show)
-    return left(result, leave_membership(result, out), out)
+    return leave_result(result, out)

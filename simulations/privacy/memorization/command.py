@@ -90,8 +90,7 @@ def canaries(
     from proper_model.storage.files import storage_errors
     from simulations.privacy.memorization.attacks import THINGS
     from simulations.privacy.memorization.seeds import canaries_of, prepared
-    from simulations.privacy.results.canary_show import leave_canaries
-    from simulations.privacy.results.told import left
+    from simulations.privacy.results.told import leave_result
 
     drawn, planted = numbers(seeds), counts(insertions, "--insertions")
     asked, settings = names(things, THINGS, "--things"), settings_of(data, profile)
@@ -110,7 +109,7 @@ def canaries(
             bases=out / "bases",
         )
         result = canaries_of(plan, out=out, cache=cache or out / "cache", progress=show)
-    return left(result, leave_canaries(result, out), out)
+    return leave_result(result, out)
 
 
 def settings_of(data: str, profile: str | None) -> StageSettings:

@@ -82,8 +82,7 @@ def poisoning(
     from simulations.privacy.poisoning.attacks import THINGS
     from simulations.privacy.poisoning.defences import DEFENCES
     from simulations.privacy.poisoning.seeds import Plan, poisoning_of
-    from simulations.privacy.results.poison_show import leave_poisoning
-    from simulations.privacy.results.told import left
+    from simulations.privacy.results.told import leave_result
 
     drawn, bad = numbers(seeds), counts(malicious, "--malicious", most=1000)
     tried = names(defences, tuple(DEFENCES), "--defences")
@@ -107,4 +106,4 @@ def poisoning(
         result = poisoning_of(
             planned(candidates), out=out, cache=cache or out / "cache", progress=show
         )
-    return left(result, leave_poisoning(result, out), out)
+    return leave_result(result, out)

@@ -7,16 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from simulations.privacy.results.leaving import Shown, beside
+from simulations.privacy.results.kinds import shown_of
+from simulations.privacy.results.leaving import Shown, leave
 from simulations.privacy.results.summary import Line, Result, lines_of
 from simulations.setup.documents import Attack, fields_of
 
 
-def left(result: Result, shown: Shown, out: Path) -> dict[str, Any]:
-    """What a command found, and the files that it left in OUT."""
-    path = out / f"{result.experiment}.json"
-    table, page = beside(path)
-    files = {"result": str(path), "table": str(table), "page": str(page)}
+def leave_result(result: Result, out: Path) -> dict[str, Any]:
+    """Write OUT/EXPERIMENT.json, .md and .html, and print table, sentences and failed controls.
+
+    Returns what programs are told.
+    """
+    shown = shown_of(result)
+    files = leave(result, out / f"{result.experiment}.json", shown)
     return files | told_of(result, shown)
 
 
