@@ -70,10 +70,10 @@ def print_error(session: Session, *, code: int, kind: str, message: str, hint: s
     """The document of an error, with what the command found before it."""
     if session.answered:
         return
-    told = error_document(
-        session.command, session.found, code=code, kind=kind, message=message, hint=hint
+    found = session.found
+    print_line(
+        error_document(session.command, found, code=code, kind=kind, message=message, hint=hint)
     )
-    print_line(told)
 
 
 def asked_for_json(words: Sequence[str]) -> bool:

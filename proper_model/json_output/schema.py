@@ -1,7 +1,7 @@
 """Types of documents, their JSON schema, and tables of their fields for docs/json.md.
 
-Each program lists its own (`Documents`). Commands make their documents without these types, since
-loading them takes time; tests hold the two together.
+Each program lists its own (`Documents`). What a command prints is not made of these types, whose
+loading takes time; tests hold the two together.
 """
 
 from __future__ import annotations
