@@ -49,7 +49,7 @@ COMMANDS = {
         "report",
     ),
     ("python", "-m", "benchmarks.table"): ("-m", "benchmarks.table"),
-    ("python", "-m", "client.commands.documents"): ("-m", "client.commands.documents"),
+    ("python", "docs/json_schema.py"): ("docs/json_schema.py",),
     ("python", "-m", "benchmarks.first_minutes", "show"): (
         "-m",
         "benchmarks.first_minutes",

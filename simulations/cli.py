@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from client.terminal.command_line import begin, run_command, start
 from client.terminal.console import print_line, print_table, say
+from client.terminal.document import gives, session_of
 from client.terminal.examples import add_examples
 from proper_model.errors import ConfigError, DataError, InterruptedRunError
 from proper_model.tasks import counted
@@ -26,6 +28,9 @@ from simulations.setup import cli_options as o
 from simulations.setup.examples import EXAMPLES
 from simulations.setup.options import DEMOS, RunOptions, missing_task
 from simulations.setup.run_folder import check_out
+
+if TYPE_CHECKING:
+    from proper_model.data import ValidationReport
 
 app = typer.Typer(
     name="proper-sim",
@@ -50,12 +55,13 @@ def before(
 
 
 @app.command()
+@gives("validate")
 def validate(
     data: o.Data,
     task: o.TaskName = None,
     template: o.TaskTemplate = None,
     columns: o.Columns = None,
-) -> None:
+) -> dict[str, Any]:
     """Say what is in DATA and what is wrong with it, by file, record and field.
 
     DATA is a folder with OPPU's or LaMP's files, one file in OPPU's form, or a dataset.
@@ -66,7 +72,7 @@ def validate(
 
     if data in DEMOS:
         say(f"{data} makes its own people, which need no validation; start it with: run {data}")
-        return
+        return {"makes_people": data}
     if task is None:
         raise missing_task()
     with progress_bars() as show:
@@ -74,19 +80,23 @@ def validate(
     print_table(summary_table(found))
     for line in problem_lines(found):
         print_line(line)
+    told = _validated(found)
     if not found.ok:
+        session_of().found = told
         raise DataError(
             f"{data}: {counted(found.errors, 'error')}; a run would refuse these data",
             hint="each line above names its file, and record and field where there is one to mend",
         )
+    return told
 
 
 @app.command()
+@gives("fetch")
 def fetch(
     task: Annotated[str, typer.Argument(metavar="TASK", help="LaMP_1, LaMP_2M, ... LaMP_7.")],
     out: o.FetchOut,
     split: Annotated[str, typer.Option("--split", help="LaMP's own split: user or time.")] = "time",
-) -> None:
+) -> dict[str, Any]:
     """Download a LaMP task from its own server; a broken download goes on where it stopped."""
     from simulations.setup.fetch import fetch as download
 
@@ -99,11 +109,23 @@ def fetch(
         )
     for file in files:
         print_line(f"{file.sha256}  {file.bytes:>12}  {file.records:>8}  {out / file.name}")
+    return {
+        "files": [
+            {
+                "file": str(out / file.name),
+                "sha256": file.sha256,
+                "size_bytes": file.bytes,
+                "records": file.records,
+            }
+            for file in files
+        ]
+    }
 
 
 @app.command()
+@gives("prepare")
 @o.takes_run_options
-def prepare(options: RunOptions) -> None:
+def prepare(options: RunOptions) -> dict[str, Any]:
     """Write OUT with plan and devices, and print the command that runs it through Flower."""
     if options.all_folds:
         raise ConfigError(
@@ -117,30 +139,36 @@ def prepare(options: RunOptions) -> None:
     _say_preset(options)
     with progress_bars() as show:
         write(one, show)
-    print_line(next_command("launch", options.out))
+    launching = next_command("launch", options.out)
+    print_line(launching)
     say(f"then: {next_command('score', options.out)}")
+    return {"out": str(options.out), "next": launching}
 
 
 @app.command()
+@gives("launch")
 def launch(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that prepare wrote.")],
-) -> None:
+) -> dict[str, Any]:
     """Run a prepared federation through Flower, or go on with it; `score` comes after."""
     from simulations.pipeline import run_prepared
 
     with progress_bars() as show:
         run_prepared(out, show)
-    say(f"then: {next_command('score', out)}")
+    scoring = next_command("score", out)
+    say(f"then: {scoring}")
+    return {"out": str(out), "next": scoring}
 
 
 @app.command()
+@gives("run")
 @o.takes_run_options
 def run(
     options: RunOptions,
     plan: o.Plan = False,
     show_examples: o.ShowExamples = False,
     tensorboard: o.Tensorboard = None,
-) -> None:
+) -> dict[str, Any]:
     """Train population and groups, personalize every test user through Flower, and score.
 
     DATA is a folder with OPPU's or LaMP's files, a dataset, or `demo` (also `demo:rate`, `demo:text`)
@@ -149,8 +177,7 @@ def run(
     check_out(options.places)
     _say_preset(options)
     if plan:
-        _print_costs(options)
-        return
+        return _print_costs(options)
     from simulations.pipeline import execute
 
     try:
@@ -161,30 +188,32 @@ def run(
             "interrupted",
             hint=f"go on with the same command and --resume; {options.out} keeps what is finished",
         ) from None
-    _print_run(options.out)
+    return _print_run(options.out)
 
 
 @app.command()
+@gives("score")
 def score(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run.")],
     show_examples: o.ShowExamples = False,
-) -> None:
+) -> dict[str, Any]:
     """Recompute results.json and report.html from the devices' folders."""
     from simulations.pipeline import finish
 
     with progress_bars() as show:
         finish(out.resolve(), show, show_examples=show_examples)
-    _print_run(out)
+    return _print_run(out)
 
 
 @app.command()
+@gives("report")
 def report(
     sources: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Results or runs.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="HTML file (default: in the run, or here).")
     ] = None,
     show_examples: o.ShowExamples = False,
-) -> None:
+) -> dict[str, Any]:
     """Write one HTML report from one or several results files or run folders."""
     from simulations.pipeline import REPORT_FILE, report_sources
 
@@ -194,14 +223,16 @@ def report(
         target = (sources[0] if alone else Path()) / REPORT_FILE
     report_sources(sources, target, show_examples=show_examples)
     print_line(str(target))
+    return {"page": str(target), "sources": len(sources)}
 
 
 @app.command()
+@gives("table")
 def table(
     sources: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Results or runs.")],
     markdown: o.Markdown = False,
     phases: o.Phases = False,
-) -> None:
+) -> dict[str, Any]:
     """Compare results files: a row a task and metric, a column an arm. One file: as `run` does."""
     from simulations.outcome.results import read_results
     from simulations.reporting.tables import (
@@ -210,18 +241,20 @@ def table(
         phase_table,
         run_table,
     )
+    from simulations.setup.documents import Scores, fields_of
 
     results = [read_results(path) for path in sources]
     if phases:
         print_table(phase_table(results, [path.stem for path in sources]), markdown=markdown)
-        return
-    if len(results) > 1:
+    elif len(results) > 1:
         print_table(comparison_table(results), markdown=markdown)
-        return
-    print_table(run_table(results[0]), markdown=markdown)
-    if markdown:
-        print_line()  # or the two would be one table
-    print_table(contrast_table(results[0], brief=True), markdown=markdown)
+    else:
+        print_table(run_table(results[0]), markdown=markdown)
+        if markdown:
+            print_line()  # or the two would be one table
+        print_table(contrast_table(results[0], brief=True), markdown=markdown)
+    told = zip(sources, results, strict=True)
+    return {"results": [{"source": str(path), **fields_of(Scores, one)} for path, one in told]}
 
 
 def next_command(name: str, out: Path) -> str:
@@ -240,30 +273,68 @@ def _say_preset(options: RunOptions) -> None:
         say(f"warning: {note}; profiles tiny, tiny-few and smollm2-cpu calibrate")
 
 
-def _print_run(out: Path) -> None:
-    """Tables of a scored run on stdout; where the report lies on stderr."""
+def _validated(found: ValidationReport) -> dict[str, Any]:
+    """What is in the data, for programs."""
+    return {
+        "name": found.name,
+        "form": found.form,
+        "task": found.task,
+        "template": found.template,
+        "errors": found.errors,
+        "warnings": found.warnings,
+        "pooled": asdict(found.pooled),
+        "test": asdict(found.test),
+        "problems": [
+            {"severity": one.severity, "count": one.count, "told": str(one)} for one in found.groups
+        ],
+    }
+
+
+def _print_run(out: Path) -> dict[str, Any]:
+    """Tables of a scored run on stdout, and where the report lies on stderr; what a program is told."""
     from simulations.outcome.details import DETAILS_FILE, read_details
-    from simulations.outcome.results import read_results
+    from simulations.outcome.results import RESULTS_FILE, read_results
     from simulations.pipeline import REPORT_FILE
     from simulations.reporting.tables import contrast_table, level_table, run_table
+    from simulations.setup.documents import Scores, fields_of
 
     results, details = read_results(out), read_details(out / DETAILS_FILE)
     print_table(run_table(results))
     if details is not None and details.levels is not None:
         print_table(level_table(details.levels))
     print_table(contrast_table(results, brief=True))
-    for remark in details.remarks if details is not None else ():
+    remarks = details.remarks if details is not None else []
+    for remark in remarks:
         say(f"warning: {remark}")
     say(f"report: {out / REPORT_FILE}")
+    return {
+        "out": str(out),
+        "results": str(out / RESULTS_FILE),
+        "report": str(out / REPORT_FILE),
+        "warnings": remarks,
+        **fields_of(Scores, results),
+    }
 
 
-def _print_costs(options: RunOptions) -> None:
+def _print_costs(options: RunOptions) -> dict[str, Any]:
     from simulations.setup.costs import plan_costs
     from simulations.setup.estimate import as_table
 
     with progress_bars() as show:
         costs = plan_costs(options, show)
     print_table(as_table(costs))
+    whole = costs.total_seconds
+    return {
+        "phases": [
+            {"name": name, "fastest_s": part.low, "slowest_s": part.high}
+            for name, part in costs.seconds.items()
+        ],
+        "fastest_s": whole.low,
+        "slowest_s": whole.high,
+        "memory_bytes": asdict(costs.memory_bytes),
+        "disk_bytes": asdict(costs.disk_bytes),
+        "exceeding_bytes": costs.exceeding_bytes,
+    }
 
 
 add_examples(app, "proper-sim", EXAMPLES)

@@ -35,7 +35,17 @@ FORBIDDEN_IMPORTS = {
 ROOMS = {
     "proper_model": (
         *("errors", "progress"),
-        *("accounting", "storage", "settings", "kernels", "tasks", "bundle", "base", "text"),
+        *(
+            "accounting",
+            "json_output",
+            "storage",
+            "settings",
+            "kernels",
+            "tasks",
+            "bundle",
+            "base",
+            "text",
+        ),
         *("federation", "data", "model", "evaluation", "engine", "stages", "answering"),
         *("release", "export", "checks"),
     ),

@@ -30,10 +30,13 @@ from simulations.experiments import (
     configuration,
 )
 from simulations.experiments.ablations import ABLATIONS, fitting
+from simulations.experiments.benchmark_figures import routing_density
 from simulations.experiments.benchmark_plan import Asked, Plan
 from simulations.experiments.benchmark_schema import BenchmarkResult, read_benchmark
+from simulations.reporting.figures import Figure
 from simulations.setup import options
 from simulations.setup.options import RunOptions
+from tests.documents import document
 
 RIVAL = "always-three"
 TABLE1 = "table1 --seeds 0,1 --lengths 1,3 --presets default,device --users 3"
@@ -257,14 +260,27 @@ def test_folds_ask_everybody_once(world: World) -> None:
     assert len(result.items) == len(result.people["stage3"]["nll"]) == 13
 
 
-def test_routing_and_texts_are_read(world: World) -> None:
-    assert run_cli(world.line("fig45", "fig45")) == 0
+def test_routing_and_texts_are_read(world: World, monkeypatch, capsys) -> None:
+    def one(result: BenchmarkResult, key: str) -> list[Figure | None]:
+        return [routing_density(result.routing[0], key=f"{key}-routing0")]
+
+    monkeypatch.setattr(benchmark_page, "draw", one)
+    assert run_cli([*world.line("fig45", "fig45"), "--json"]) == 0
+    told = document(capsys.readouterr().out, "exp fig45", "proper-sim")
+    assert told["result"] == str(world.folder / "fig45" / "fig45.json")
+    (figure,) = told["figures"]
+    assert Path(figure).name == "routing0.svg"
+    assert all(Path(told[name]).is_file() for name in ("result", "table", "page"))
+    assert Path(figure).is_file()
+    monkeypatch.setattr(benchmark_page, "draw", lambda *_: [])
     result = read_benchmark(world.folder / "fig45" / "fig45.json")
     full, without = result.routing
     assert (len(full.weights), len(full.points), len(full.clusters)) == (7, 7, 7)
     assert {round(sum(row), 4) for row in (*full.weights, *without.weights)} == {1.0}
     assert without.points == []
-    assert run_cli(world.line("fig3", "fig3")) == 0
+    capsys.readouterr()
+    assert run_cli([*world.line("fig3", "fig3"), "--json"]) == 0
+    assert document(capsys.readouterr().out, "exp fig3", "proper-sim")["users"] > 0
     texts = read_benchmark(world.folder / "fig3" / "fig3.json").texts
     assert texts is not None
     assert [texts.kinds.count(kind) for kind in ("training", "test", "stage3")] == [6, 2, 2]

@@ -24,6 +24,7 @@ from simulations.experiments.show import difference_table, loss_figure, result_t
 from simulations.outcome import environment
 from simulations.outcome.results import write_document
 from simulations.setup import options
+from tests.documents import document
 from tests.releases import small_base, small_population
 from tests.tiny import tiny_base
 
@@ -157,13 +158,17 @@ def test_drift_as_a_command(
     monkeypatch.setattr(options, "load_profile", lambda _: quick_settings())
     out = tmp_path / "out"
     line = [str(data), "--task", "synth_tag", "--base", str(base), "--max-items", "14"]
-    assert run_cli(["exp", "drift", *line, "--preset", "device", "--out", str(out)]) == 0
+    line += ["--preset", "device", "--out", str(out)]
+    assert run_cli(["exp", "drift", *line, "--json"]) == 0
     printed = capsys.readouterr()
+    told = document(printed.out, "exp drift", "proper-sim")
+    assert (told["result"], told["figure"]) == (str(out / "drift.json"), str(out / "drift.svg"))
     result = read_experiment(out / "drift.json")
     assert list(result.conditions) == ["stage2", "nothing", "update", "scratch"]
     assert result.split == "given, at most 14 items a user"
     assert result.facts["updates"] == 4
-    assert "update − scratch" in printed.out
+    assert "update − scratch" in printed.err
+    assert told["facts"] == result.facts
     text = (out / "drift.json").read_text()
     assert str(tmp_path) not in text
     assert str(tmp_path) not in (out / "drift.svg").read_text()
@@ -179,13 +184,16 @@ def test_multitask_as_a_command(
     tmp_path: Path,
     monkeypatch,
     repository: Path,
+    capsys,
 ) -> None:
     monkeypatch.setattr(options, "load_profile", lambda _: quick_settings())
     task = (repository / "proper_model/tasks/task_files/synth_tag.toml").read_text()
     (tmp_path / "mine.toml").write_text(task.replace('name = "synth_tag"', 'name = "mine"'))
     line = [str(data), "--task", "synth_tag", "--base", str(base), "--max-items", "10"]
     line += ["--second-task", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "out")]
-    assert run_cli(["exp", "multitask", *line, "--preset", "device"]) == 0
+    assert run_cli(["exp", "multitask", *line, "--preset", "device", "--json"]) == 0
+    told = document(capsys.readouterr().out, "exp multitask", "proper-sim")
+    assert told["tasks"] == ["synth_tag", "mine"]
     result = read_experiment(tmp_path / "out" / "multitask.json")
     assert list(result.conditions) == ["shared", "apart", "transferred", "mean"]
     assert result.tasks == ["synth_tag", "mine"]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from client.releases import download as download_module
 from client.releases.download import Patience, download
 from proper_model.errors import ConfigError, FetchError, StorageError
+from simulations.cli import run_cli
 from simulations.setup import fetch as fetch_module
 from simulations.setup.fetch import fetch, lamp_url, sha256_of
+from tests.documents import document
 from tests.lamp_server import outputs, questions, running, serve
 
 TRAIN = "/LaMP/LaMP_3/train/train_questions.json"
@@ -76,6 +80,25 @@ def test_a_whole_task_with_manifest_and_progress(server, tmp_path):
     size = manifest["files"]["dev_outputs.json"]["bytes"]
     assert steps[-1] == ("dev_outputs.json", size, size)
     assert {p.name for p in (tmp_path / "d").iterdir()} == {*manifest["files"], "manifest.json"}
+
+
+def test_the_command_tells_what_it_fetched(server, tmp_path, monkeypatch, capsys):
+    serve(server, "time/LaMP_2/new", count=30)
+    here = partial(fetch, base_url=server.url)
+    monkeypatch.setattr(fetch_module, "fetch", here)
+    assert run_cli(["fetch", "LaMP_2M", "--out", str(tmp_path / "d"), "--json"]) == 0
+    shown = capsys.readouterr()
+    files = document(shown.out, "fetch", "proper-sim")["files"]
+    assert [Path(one["file"]).name for one in files] == [
+        "train_questions.json",
+        "train_outputs.json",
+        "dev_questions.json",
+        "dev_outputs.json",
+    ]
+    for one in files:
+        assert one["sha256"] == sha256_of(Path(one["file"]))
+        assert one["records"] == 30
+        assert one["sha256"] in shown.err
 
 
 def test_complete_files_are_not_fetched_again_but_changed_ones_are(server, tmp_path):

@@ -16,6 +16,7 @@ from client.commands.examples import EXAMPLES as DEVICE
 from client.terminal.session import Session
 from coordinator.cli import app as coordinator_app
 from coordinator.cli import run_cli as coordinator_cli
+from coordinator.commands.document import Session as CoordinatorSession
 from coordinator.commands.examples import EXAMPLES as COORDINATOR
 from simulations.cli import app as simulation_app
 from simulations.cli import run_cli as simulation_cli
@@ -59,7 +60,7 @@ def parsed(program: str, example: str) -> list[str]:
 
     for words, command in commands(group):
         command.callback = probe(words)
-    session: Any = {} if program == "proper-coordinator" else Session()
+    session: Any = CoordinatorSession() if program == "proper-coordinator" else Session()
     group.main(shlex.split(example), program, standalone_mode=False, obj=session)
     return called
 

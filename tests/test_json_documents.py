@@ -1,4 +1,7 @@
-"""`--json`: each command's real document is as the committed schema says, and nothing else is on stdout."""
+"""`--json` of `proper`: each command's real document is as the committed schema says, and nothing else is on stdout.
+
+The other programs': tests/test_json_programs.py.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +12,15 @@ from typing import Any
 
 import pytest
 from jsonschema import ValidationError
-from test_help_examples import commands
-from typer.main import get_command
 
-from client.cli import app, run_cli
-from client.commands.documents import DOCUMENTS, schema
-from client.terminal.document import print_document
-from client.terminal.session import Session
-from proper_model.storage.documents import parse_json
+from client.cli import run_cli
+from client.commands.documents import DOCUMENTS
 from tests.device_cli import CANARY, PASSPHRASE, Person, publish_release, quick_release, write_jsonl
-from tests.documents import SCHEMA, committed, document, error_document
+from tests.documents import document, error_document
 from tests.releases import small_users
 
 # tests/test_start.py, tests/test_bases.py and tests/test_chat_command.py
 ELSEWHERE = {"start", "base add", "base show", "chat"}
-
-
-def test_the_committed_schema_is_that_of_the_types() -> None:
-    assert json.loads(SCHEMA.read_text()) == schema()
-
-
-def test_every_command_has_a_document_and_the_option() -> None:
-    found = dict(commands(get_command(app)))
-    assert set(found) == set(DOCUMENTS)
-    for words, command in found.items():
-        assert any("--json" in option.opts for option in command.params), words
 
 
 def test_a_document_of_another_form_is_found() -> None:
@@ -44,7 +31,6 @@ def test_a_document_of_another_form_is_found() -> None:
             document(json.dumps(good | planted), "path")
     with pytest.raises(ValueError, match="unpack"):
         document(json.dumps(good) + "\nmore", "path")
-    assert set(committed()["commands"]) == set(DOCUMENTS)
 
 
 @pytest.fixture
@@ -215,24 +201,6 @@ def test_json_before_the_last_word_is_told_where_it_goes(
     assert (
         told["message"] == "--json stands before the last word of the command, expected behind it"
     )
-
-
-def test_what_is_no_number_is_null(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """JSON has neither NaN nor infinity, which Python writes and other programs refuse."""
-    session = Session()
-    monkeypatch.setattr("client.terminal.document.session_of", lambda: session)
-    print_document("x", {"a": float("nan"), "b": [{"c": (float("-inf"), 0.5)}], "d": True, "e": 1})
-    found = parse_json(capsys.readouterr().out)  # takes no constants
-    assert found == {
-        "schema": 1,
-        "command": "x",
-        "a": None,
-        "b": [{"c": [None, 0.5]}],
-        "d": True,
-        "e": 1,
-    }
 
 
 def test_an_error_without_json_prints_no_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,7 @@ from simulations.privacy.egress.person_commands import commands, visits, write_g
 from simulations.privacy.egress.person_run import marks
 from simulations.privacy.egress.scanned_run import Allowed, ScannedRun
 from simulations.privacy.egress.scanner import Finding
+from tests.documents import document, error_document
 
 __all__ = ["flower_identity"]  # a fixture, used by name
 
@@ -296,12 +297,15 @@ def test_the_command_fails_where_something_leaked(places, code, tmp_path, monkey
     monkeypatch.setattr(module, "run_client", lambda *_: run)
     monkeypatch.setattr(module, "examine", lambda _: part)
     out = tmp_path / "out"
-    assert run_cli(["privacy", "egress", "--out", str(out)]) == code
+    assert run_cli(["privacy", "egress", "--out", str(out), "--json"]) == code
     told = capsys.readouterr()
+    found = error_document(told.out) if code else document(told.out, "privacy egress", "proper-sim")
+    assert (found["clean"], found["runs"][0]["leaks"]) == (code == 0, len(places))
     result = EgressResult.model_validate_json((out / "egress.json").read_bytes())
     assert isinstance(result, Document)
     assert result.clean == (code == 0)
-    assert result.sentence in told.out.replace("\n", " ")
+    assert found["sentence"] == result.sentence
+    assert result.sentence in told.err.replace("\n", " ")
     assert ("leaked" in told.err) == bool(places)
     assert run_cli(["privacy", "egress", "--out", str(out)]) == StorageError.exit_code
     assert "expected a new or an empty folder" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from simulations.privacy.linkage.people import draw_parts, plant
 from simulations.privacy.linkage.releases import Lab
 from simulations.privacy.results.rates import read_rates
 from simulations.synthetic import tiny_base
+from tests.documents import document
 from tests.releases import small_base, small_release
 
 ARGUMENTS = ["--people", "6", "--seeds", "0"]
@@ -75,9 +76,12 @@ def test_people_without_a_true_group_are_refused(tmp_path: Path, data: str, atta
         )
 
 
-def test_linkage_from_people_to_page(tmp_path: Path) -> None:
+def test_linkage_from_people_to_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["privacy", "linkage", "--out", str(tmp_path), *ARGUMENTS]
-    assert run_cli([*words, "--ask", "group,other-seed"]) == 0
+    assert run_cli([*words, "--ask", "group,other-seed", "--json"]) == 0
+    told = document(capsys.readouterr().out, "privacy linkage", "proper-sim")
+    assert all(Path(told[name]).is_file() for name in ("result", "table", "page"))
+    assert told["lines"] and told["people"] == 6
     result = read_rates(tmp_path / "linkage.json")
     found = {
         (row.scope, row.thing, row.attack): row for row in result.attacks if row.control == "none"
@@ -93,9 +97,10 @@ def test_linkage_from_people_to_page(tmp_path: Path) -> None:
     assert run_cli([*words, "--ask", "group"]) != 0, "another question is not mixed in"
 
 
-def test_inversion_from_people_to_page(tmp_path: Path) -> None:
+def test_inversion_from_people_to_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["privacy", "inversion", "--out", str(tmp_path), *ARGUMENTS]
-    assert run_cli([*words, "--batch", "1", "--noise", "100", "--steps", "2"]) == 0
+    assert run_cli([*words, "--batch", "1", "--noise", "100", "--steps", "2", "--json"]) == 0
+    assert document(capsys.readouterr().out, "privacy inversion", "proper-sim")["lines"]
     result = read_rates(tmp_path / "inversion.json")
     rows = [row for row in result.attacks if row.control != "negative"]
     found = {(row.scope, row.thing, row.attack): row for row in rows}

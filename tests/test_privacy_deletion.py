@@ -24,6 +24,7 @@ from scipy.stats import norm
 from client.person import adapting
 from client.person.learner import Learner
 from proper_model.errors import CheckpointError, ConfigError
+from proper_model.json_output.document import document as printed
 from proper_model.settings import load_profile, preset
 from proper_model.tasks import load_task
 from simulations.privacy.deletion import forgetting, withdrawal
@@ -53,7 +54,9 @@ from simulations.privacy.membership.population import Candidates
 from simulations.privacy.membership.targets import TokenView
 from simulations.privacy.results import deletion_show
 from simulations.privacy.results.deletion_schema import read_deletion
+from simulations.privacy.results.told import leave_result
 from simulations.privacy.statistics.measures import Scored, measure, pooled
+from tests.documents import document
 from tests.releases import small_release, small_users, with_user
 
 LEAK, PEOPLE, ITEMS = 0.6, 60, 4
@@ -279,7 +282,8 @@ def test_from_kept_seeds_to_the_page(
     deletion_of(plan, **how)
     result = deletion_of(replace(plan, seeds=(0, 1, 2)), **how)
     assert trained == [0, 1, 2]
-    deletion_show.leave_deletion(result, tmp_path)
+    left = leave_result(result, tmp_path)
+    assert document(printed("privacy deletion", left), "privacy deletion", "proper-sim")["lines"]
     read = read_deletion(tmp_path / "deletion.json")
     assert (read.sentences, read.exact, read.remains) == (
         *(result.sentences, result.exact, result.remains),

@@ -29,13 +29,15 @@ from simulations.privacy.epsilon.trained import Outcome, Promise, Trainer
 from simulations.privacy.membership import targets
 from simulations.privacy.membership.population import Candidates
 from simulations.privacy.results.epsilon_schema import EpsilonResult, read_epsilon
-from simulations.privacy.results.epsilon_show import failed_controls, leave_epsilon
+from simulations.privacy.results.epsilon_show import failed_controls
 from simulations.privacy.results.epsilon_show import shown as show
 from simulations.privacy.results.leaving import render
+from simulations.privacy.results.told import leave_result
 from simulations.privacy.statistics.one_run_audit import audit, even_plan
 from simulations.privacy.statistics.shares import ratio
 from simulations.synthetic import tiny_base
 from simulations.synthetic.people import make_synthetic
+from tests.documents import document
 from tests.releases import SMALL, small_base
 
 TERMS = PrivacySettings(
@@ -252,7 +254,7 @@ def test_the_page_and_the_sentences_say_what_was_found(
     candidates: Candidates, planted: Planted, tmp_path: Path
 ) -> None:
     result = run(a_plan(candidates), tmp_path)
-    leave_epsilon(result, tmp_path)
+    leave_result(result, tmp_path)
     again = read_epsilon(tmp_path / "epsilon.json")
     assert again.sentences == result.sentences
     assert [row.thing for row in again.rows] == [row.thing for row in result.rows]
@@ -366,7 +368,9 @@ def test_without_an_accountant_a_finite_epsilon_is_refused_before_anything(
     assert not (tmp_path / "out").exists()
 
 
-def test_from_people_to_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_people_to_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A step or two of each stage, over a small base: who is asked for what, and what is kept."""
     group = dataclasses.replace(SMALL.group, epochs=1)
     short = dataclasses.replace(
@@ -389,4 +393,6 @@ def test_from_people_to_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert free.pooled.stage1.value != result.public.value
     assert result.positive.auc > 0.8
     monkeypatch.setattr(Trainer, "train", None)
-    assert run_cli(words) == 0, "what is finished is not trained again"
+    capsys.readouterr()
+    assert run_cli([*words, "--json"]) == 0, "what is finished is not trained again"
+    assert document(capsys.readouterr().out, "privacy epsilon", "proper-sim")["lines"]

@@ -43,6 +43,7 @@ from simulations.privacy.results.poison_schema import PoisonResult, PoisonRow, r
 from simulations.privacy.results.poison_show import failed_controls, poison_table, shown
 from simulations.synthetic import tiny_base
 from simulations.synthetic.people import make_synthetic
+from tests.documents import document
 from tests.releases import small_base, small_release
 
 TRIGGER = Trigger("crime", "woman", "fantasy")
@@ -316,7 +317,9 @@ def test_plans_that_cannot_be_are_refused(candidates: Candidates, changed: dict[
         dataclasses.replace(plan(candidates), structure=preset("device"), things=("router",))
 
 
-def test_poisoning_from_people_to_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_poisoning_from_people_to_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With a release that is there, so that nothing but W_l and newcomers train."""
     found = small_release()
     user = dataclasses.replace(
@@ -345,7 +348,8 @@ def test_poisoning_from_people_to_page(tmp_path: Path, monkeypatch: pytest.Monke
     )
     words = ["privacy", "poisoning", "--out", str(tmp_path), "--seeds", "0", "--pooled", "12"]
     words += ["--people", "14", "--malicious", "1", "--defences", "none"]
-    assert run_cli(words) == 0
+    assert run_cli([*words, "--json"]) == 0
+    assert document(capsys.readouterr().out, "privacy poisoning", "proper-sim")["lines"]
     result: PoisonResult = read_poisoning(tmp_path / "poisoning.json")
     rows: dict[tuple[str, int], PoisonRow] = {(r.thing, r.malicious): r for r in result.rows}
     assert {thing for thing, _ in rows} == {"population", "experts", "router"}

@@ -13,6 +13,7 @@ from client.commands.inspect import list_items
 from client.person.state import TaskState
 from client.terminal import terminal_text
 from client.terminal.terminal_text import for_stdout, harmless, json_line, preview
+from proper_model.json_output.document import document
 from proper_model.tasks.records import HistoryItem
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J\x9b2J\x7f\r\u202egnp.exe\u2066\ufeff"
@@ -64,9 +65,9 @@ def test_the_list_of_items(terminal: None, capsys: pytest.CaptureFixture[str]) -
     assert not acting(told)
     assert list_items(state, shown=False) == found
     assert capsys.readouterr().out == ""
-    line = json_line(found, ascii_only=True)
+    line = document("inspect", found)
     assert not acting(line)
-    assert json.loads(line) == found
+    assert json.loads(line) == {"schema": 1, "command": "inspect", **found}
 
 
 class Speaker:

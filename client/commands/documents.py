@@ -1,48 +1,15 @@
-"""What each command prints with `--json`, as types: their schema is docs/json-schema.json.
+"""What each command of `proper` prints with `--json`, as types: docs/json-schema.json is made of them.
 
-`python -m client.commands.documents` prints the schema, with `--markdown` the tables of docs/json.md.
 Commands make their documents without these, since loading them takes time; tests hold the two together.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field
 
-from client.terminal.console import print_line
-from client.terminal.document import SCHEMA
-
-
-class Part(BaseModel):
-    """Something in a document. Unknown fields are a fault of ours."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Document(Part):
-    version: Literal[1] = Field(alias="schema", description="of these documents")
-    command: str = Field(description="words of the command")
-
-
-class Told(Part):
-    code: int = Field(description="the exit code")
-    kind: str = Field(description="the error's name, as in docs/exit-codes.md")
-    message: str = Field(description="what is wrong, where, and what was expected")
-    next: str = Field(description="what to do; may be empty")
-
-
-class Failed(BaseModel):
-    """Instead of any other document; some commands add what they found before."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    version: Literal[1] = Field(alias="schema", description="of these documents")
-    command: str | None = Field(description="null where the words were not understood")
-    error: Told
+from proper_model.json_output.schema import Document, Documents, Part
 
 
 class Took(Part):
@@ -404,8 +371,7 @@ class ConfigPath(Document):
     there: bool
 
 
-# By the words of the command: one form, or several of which its options choose.
-DOCUMENTS: dict[str, tuple[type[Document], ...]] = {
+DOCUMENTS: Documents = {
     "start": (Start,),
     "new-task": (NewTask,),
     "bundle add": (BundleAdd,),
@@ -436,73 +402,3 @@ DOCUMENTS: dict[str, tuple[type[Document], ...]] = {
     "config unset": (ConfigUnset,),
     "config path": (ConfigPath,),
 }
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of every command's document, by its words, and of errors."""
-    forms = {name: _schema(*models) for name, models in DOCUMENTS.items()}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "version": SCHEMA,
-        "commands": forms,
-        "error": _schema(Failed),
-    }
-
-
-def _schema(*models: type[BaseModel]) -> dict[str, Any]:
-    whole: Any = models[0]
-    for model in models[1:]:
-        whole = whole | model
-    return TypeAdapter(whole).json_schema()
-
-
-def tables() -> str:
-    """A table a command, its fields and what they are; parts that several share come last."""
-    blocks: list[str] = []
-    parts: dict[str, type[BaseModel]] = {}
-    for name, models in DOCUMENTS.items():
-        for model in models:
-            rows = _rows(model, parts, without=("version", "command"))
-            title = f"`{name}`" if model is models[0] else f"`{name}`, else"
-            blocks.append(f"**{title}**\n\n{rows}")
-    done: set[str] = set()
-    while left := sorted(set(parts) - done):
-        for name in left:
-            blocks.append(f"**{name}**\n\n{_rows(parts[name], parts)}")
-            done.add(name)
-    return "\n\n".join(blocks)
-
-
-def _rows(
-    model: type[BaseModel], parts: dict[str, type[BaseModel]], without: tuple[str, ...] = ()
-) -> str:
-    lines = ["| field | is | |", "| --- | --- | --- |"]
-    for name, field in model.model_fields.items():
-        if name not in without:
-            kind = _kind(field.annotation, parts).replace("|", "or")
-            lines.append(f"| {field.alias or name} | {kind} | {field.description or ''} |")
-    return "\n".join(lines)
-
-
-def _kind(annotation: Any, parts: dict[str, type[BaseModel]]) -> str:
-    """A type in words of JSON; models are noted in `parts`."""
-    if annotation is type(None):
-        return "null"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        parts[annotation.__name__] = annotation
-        return annotation.__name__
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is list:
-        return f"list of {_kind(inner[0], parts)}"
-    if origin is dict:
-        return f"object of {_kind(inner[1], parts)}"
-    if origin is Literal:
-        return " | ".join(json.dumps(value) for value in inner)
-    if origin is UnionType:
-        return " | ".join(_kind(one, parts) for one in inner)
-    return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
-
-
-if __name__ == "__main__":
-    wanted = tables() if "--markdown" in sys.argv else json.dumps(schema(), indent=1)
-    print_line(wanted)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Annotated, Any, ParamSpec
@@ -18,10 +17,9 @@ import typer
 
 from client.terminal.console import print_line, remarks
 from client.terminal.session import Session
-from client.terminal.terminal_text import json_line
 from client.terminal.usage import JSON
+from proper_model.json_output.document import document, error_document
 
-SCHEMA = 1  # raised when a field goes or changes its meaning; new ones come without
 PARAMETER = "as_json"
 AsJson = Annotated[bool, typer.Option(JSON, help="For programs: one JSON document on stdout.")]
 Arguments = ParamSpec("Arguments")
@@ -65,29 +63,17 @@ def gives(
 def print_document(command: str, found: Mapping[str, Any]) -> None:
     """The document on stdout; an error after this has none."""
     session_of().answered = True
-    _print({"schema": SCHEMA, "command": command, **found})
+    print_line(document(command, found))
 
 
 def print_error(session: Session, *, code: int, kind: str, message: str, hint: str) -> None:
     """The document of an error, with what the command found before it."""
     if session.answered:
         return
-    error = {"code": code, "kind": kind, "message": message, "next": hint}
-    told = {"schema": SCHEMA, "command": session.command, **session.found, "error": error}
-    _print(told)
-
-
-def _print(document: Mapping[str, Any]) -> None:
-    print_line(json_line(_finite(document), ascii_only=True))
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for what is no number: JSON has neither NaN nor infinity."""
-    if isinstance(value, Mapping):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    found = session.found
+    print_line(
+        error_document(session.command, found, code=code, kind=kind, message=message, hint=hint)
+    )
 
 
 def asked_for_json(words: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Session:
-    """What the options before the command say; `proper-sim` sets only `debug`.
+    """What the options before the command say; `proper-sim` sets only `debug` and what `--json` needs.
 
     Attributes:
         words: the command line, without the program's name.

@@ -33,12 +33,9 @@ def preview(fields: Mapping[str, str], length: int) -> str:
     return harmless(text[:length])
 
 
-def json_line(value: Any, *, ascii_only: bool = False) -> str:
-    """One line of JSON in which every character that acts on a terminal is escaped.
-
-    `ascii_only`: so is all that is not ASCII, which no file name or locale can break.
-    """
-    text = json.dumps(value, ensure_ascii=ascii_only, sort_keys=ascii_only)
+def json_line(value: Any) -> str:
+    """One line of JSON in which every character that acts on a terminal is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
     # Beyond ASCII's own, which `json` escapes; outside of strings JSON has none of them.
     return "".join(json.dumps(sign)[1:-1] if _acts(sign) else sign for sign in text)
 

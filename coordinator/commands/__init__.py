@@ -1,3 +1,3 @@
 """Commands of `proper-coordinator`, one subject a file."""
 
-__all__ = ["consent", "examples", "keys", "options", "release", "root"]
+__all__ = ["consent", "document", "examples", "keys", "options", "release", "root"]

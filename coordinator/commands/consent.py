@@ -10,11 +10,12 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from coordinator.commands import options as o
+from coordinator.commands.document import AsJson, gives, session_of
 from coordinator.consents import Training, changing, read_consents
 from coordinator.erasing import Moved, Remains, check_moved, erase_remains, remains_of
 from proper_model.bundle.signed_time import format_time
@@ -50,6 +51,7 @@ Moves = Annotated[
 
 
 @app.command()
+@gives("consent record")
 def record(
     file: File,
     people: People,
@@ -61,7 +63,7 @@ def record(
             help="They agreed to this release only; may be given again. (default: every release)",
         ),
     ] = None,
-) -> None:
+) -> dict[str, Any]:
     """Note that people agreed, now. Who has the same consent already keeps it."""
     ids = _ids(people)
     with changing(file) as change:
@@ -75,10 +77,14 @@ def record(
             f"{counted(wider, 'person has', 'people have')} a wider consent too, which still stands; to leave only "
             "the narrower one: consent withdraw, then consent record --release again"
         )
+    return {"recorded": new, "already": len(ids) - new, "wider": wider}
 
 
 @app.command()
-def withdraw(file: File, people: People, cache: Caches = None, moved: Moves = None) -> None:
+@gives("consent withdraw")
+def withdraw(
+    file: File, people: People, cache: Caches = None, moved: Moves = None
+) -> dict[str, Any]:
     """Note that people withdrew, and say which releases and folders still have something of them."""
     ids, moves = _ids(people), _moves(moved or [])
     _check_there(cache or [], moves)
@@ -96,24 +102,49 @@ def withdraw(file: File, people: People, cache: Caches = None, moved: Moves = No
     )
     for when, people_then in sorted(earlier.items()):
         o.tell(f"had withdrawn before: {counted(people_then, 'person', 'people')}, {when}")
-    _tell_trainings(consents.trained_with(ids))
+    trainings = consents.trained_with(ids)
+    _tell_trainings(trainings)
     with storage_errors(file):
-        _tell_remains(remains_of(consents, ids, cache or [], moves), file)
+        remains = remains_of(consents, ids, cache or [], moves)
+    _tell_remains(remains, file)
+    left = {"phases": _paths(remains.phases), "texts": _paths(remains.texts)}
+    return {
+        "withdrawn": new,
+        "earlier": [{"at": when, "people": count} for when, count in sorted(earlier.items())],
+        "trainings": _facts(trainings),
+        "remains": left | _unseen(remains),
+    }
 
 
 @app.command("list")
-def list_consents(file: File) -> None:
+@gives("consent list")
+def list_consents(file: File, as_json: AsJson = False) -> dict[str, Any]:
     """Print a table, cells apart by tabs, of every consent and in how many releases the person is."""
     consents = read_consents(file)
-    o.tell("\t".join(HEADER))
-    for one in consents.consents:
-        trained = len(consents.trained_with([one.user_id]))
-        cells = (one.given, one.withdrawn or "-", ",".join(one.releases) or "every", str(trained))
-        o.tell("\t".join((one.user_id, *cells)))
+    trained = [len(consents.trained_with([one.user_id])) for one in consents.consents]
+    rows = list(zip(consents.consents, trained, strict=True))
+    if not as_json:  # nor ids on stderr, which ends up in logs
+        o.tell("\t".join(HEADER))
+        for one, count in rows:
+            releases = ",".join(one.releases) or "every"
+            o.tell("\t".join((one.user_id, one.given, one.withdrawn or "-", releases, str(count))))
+    return {
+        "consents": [
+            {
+                "id": one.user_id,
+                "given": one.given,
+                "withdrawn": one.withdrawn,
+                "releases": one.releases,
+                "trained": count,
+            }
+            for one, count in rows
+        ]
+    }
 
 
 @app.command()
-def erase(file: File, cache: Caches = None, moved: Moves = None) -> None:
+@gives("consent erase")
+def erase(file: File, cache: Caches = None, moved: Moves = None) -> dict[str, Any]:
     """Delete what runs have left of people who withdrew: finished phases, and texts of pooled people.
 
     A run whose texts are gone cannot be resumed or scored again; its release stays.
@@ -122,16 +153,21 @@ def erase(file: File, cache: Caches = None, moved: Moves = None) -> None:
     _check_there(cache or [], moves)
     consents = read_consents(file)
     check_moved(consents, moves)
+    deleted: list[str] = []
+    session_of().found = {"deleted": deleted}  # an error amid it says what is gone
     with storage_errors(file):
         remains = remains_of(consents, consents.withdrawn(), cache or [], moves)
         for path in erase_remains(remains):
+            deleted.append(str(path))
             o.tell(f"deleted: {path}")
     _tell_missing(remains)
     gone, missing = len(remains.phases) + len(remains.texts), len(remains.missing)
     o.tell(f"{gone} deleted" + (f"; {counted(missing, 'folder')} not found" if missing else ""))
     _tell_silent(remains)
-    _tell_trainings(consents.trained_with(consents.withdrawn()))
+    trainings = consents.trained_with(consents.withdrawn())
+    _tell_trainings(trainings)
     o.say("not touched: the data that runs were given, backups, and releases, here and on devices")
+    return {"deleted": deleted, "trainings": _facts(trainings), **_unseen(remains)}
 
 
 def _ids(people: Path) -> list[str]:
@@ -183,6 +219,23 @@ def _tell_trainings(trainings: list[Training]) -> None:
     for one in trainings:
         name = f" ({one.release})" if one.release else ""
         o.tell(f"in a release: signed {one.signed}{name}, files {one.content[:16]}, run {one.run}")
+
+
+def _facts(trainings: Sequence[Training]) -> list[dict[str, Any]]:
+    """Trainings for programs: without the people."""
+    return [
+        {"signed": one.signed, "release": one.release, "content": one.content, "run": one.run}
+        for one in trainings
+    ]
+
+
+def _unseen(remains: Remains) -> dict[str, list[str]]:
+    """What could not be judged, for programs."""
+    return {"missing": _paths(remains.missing), "silent": _paths(remains.silent)}
+
+
+def _paths(paths: Sequence[Path]) -> list[str]:
+    return list(map(str, paths))
 
 
 def _tell_remains(remains: Remains, file: Path) -> None:

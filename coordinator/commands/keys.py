@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from coordinator.commands import options as o
-from coordinator.commands.root import tell_root
+from coordinator.commands.document import gives
+from coordinator.commands.root import root_facts, tell_root
 from coordinator.keys import (
     PUBLIC_SUFFIX,
     create_pair,
@@ -29,40 +30,46 @@ app = typer.Typer(help="Make signing keys, and the first root.")
 
 
 @app.command("make-release")
+@gives("keys make-release")
 def make_release(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the key goes.")],
     encrypt: Annotated[bool, typer.Option("--encrypt", help="With a passphrase.")] = False,
     passphrase_file: o.PassphraseFile = None,
-) -> None:
+) -> dict[str, Any]:
     """Make a key that signs releases or latest.json; FILE.pub is its public half."""
-    _make(file, passphrase_file, encrypt=encrypt)
+    return _make(file, passphrase_file, encrypt=encrypt)
 
 
 @app.command("make-holder")
+@gives("keys make-holder")
 def make_holder(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the key goes.")],
     passphrase_file: o.PassphraseFile = None,
-) -> None:
+) -> dict[str, Any]:
     """Make one root key, encrypted, on the machine of the person who will keep it."""
-    _make(file, passphrase_file, encrypt=True)
+    return _make(file, passphrase_file, encrypt=True)
 
 
 @app.command()
+@gives("keys show")
 def show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A key, or its public half.")],
     passphrase_file: o.PassphraseFile = None,
-) -> None:
+) -> dict[str, Any]:
     """Print the id of a key; its public half is written again where it is missing."""
     if file.suffix == PUBLIC_SUFFIX:
-        o.tell(key_id(public_bytes(load_public(file))))
-        return
-    key = load_key(file, o.asking(passphrase_file))
-    if not public_file(file).exists():
-        write_public(file, key)
-    o.tell(key_id(public_bytes(key)))
+        name = key_id(public_bytes(load_public(file)))
+    else:
+        key = load_key(file, o.asking(passphrase_file))
+        if not public_file(file).exists():
+            write_public(file, key)
+        name = key_id(public_bytes(key))
+    o.tell(name)
+    return {"key_id": name}
 
 
 @app.command("make-root")
+@gives("keys make-root")
 def make_root(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="For root.json, and later for releases.")
@@ -99,13 +106,9 @@ def make_root(
         str, typer.Option("--channel", help="Name of the population.")
     ] = DEFAULT_CHANNEL,
     passphrase_file: o.PassphraseFile = None,
-) -> None:
+) -> dict[str, Any]:
     """Write the first root.json of a population, which devices get by another way than releases."""
-    if (folder / ROOT_NAME).exists():
-        raise ConfigError(
-            f"{folder}: has a {ROOT_NAME} already",
-            hint="change it with: proper-coordinator root rotate",
-        )
+    _check_without_root(folder)
     release_keys = [load_public(path) for path in release_key]
     latest_keys = [load_public(path) for path in latest_key or ()] or release_keys
     root_keys = [load_public(path) for path in root_key or ()]
@@ -114,7 +117,8 @@ def make_root(
             f"--threshold {threshold}: only {len(root_keys) + make} root keys",
             hint="name others with --root-key, or make them with --make",
         )
-    root_keys += _make_holders(keys_folder, make, passphrase_file)
+    made = _make_holders(keys_folder, make, passphrase_file)
+    root_keys += made.values()
     roles = {
         ROOT: (root_keys, threshold),
         RELEASE: (release_keys, release_threshold),
@@ -123,26 +127,41 @@ def make_root(
     root = create_root(folder, roles, now=o.now(), days=days, channel=channel)
     open_to_readers(folder)
     tell_root(root)
+    return {"folder": str(folder), "root": root_facts(root), "made": list(map(str, made))}
+
+
+def _check_without_root(folder: Path) -> None:
+    if (folder / ROOT_NAME).exists():
+        raise ConfigError(
+            f"{folder}: has a {ROOT_NAME} already",
+            hint="change it with: proper-coordinator root rotate",
+        )
 
 
 def _make_holders(
     folder: Path | None, count: int, passphrase_file: Path | None
-) -> list[Ed25519PublicKey]:
-    """Public halves of so many new root keys in `folder`."""
+) -> dict[Path, Ed25519PublicKey]:
+    """Files of so many new root keys in `folder`, and their public halves."""
     if count and folder is None:
         raise ConfigError(
             "--make: needs --keys-folder",
             hint="a medium that you take off this machine; never the folder with the releases",
         )
-    made = []
+    made = {}
     for path in (folder / f"root-key-{n}.pem" for n in range(1, count + 1)) if folder else ():
-        made.append(create_pair(path, o.new_passphrase(path, passphrase_file)).public_key())
+        made[path] = create_pair(path, o.new_passphrase(path, passphrase_file)).public_key()
         o.say(f"root key {path}; take it off this machine")
     return made
 
 
-def _make(file: Path, passphrase_file: Path | None, *, encrypt: bool) -> None:
+def _make(file: Path, passphrase_file: Path | None, *, encrypt: bool) -> dict[str, Any]:
     passphrase = o.new_passphrase(file, passphrase_file) if encrypt else None
-    key = create_pair(file, passphrase)
-    o.tell(key_id(public_bytes(key)))
+    name = key_id(public_bytes(create_pair(file, passphrase)))
+    o.tell(name)
     o.say(f"hand on {public_file(file)}; keep {file} to yourself")
+    return {
+        "key_id": name,
+        "file": str(file),
+        "public_file": str(public_file(file)),
+        "encrypted": encrypt,
+    }

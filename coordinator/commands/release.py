@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from coordinator.commands import options as o
+from coordinator.commands.document import gives
 from coordinator.consents import read_consents
 from coordinator.publish import open_to_readers
 from coordinator.republication import RELEASE_DAYS, republish, sign_latest_again
@@ -22,6 +23,7 @@ app = typer.Typer(help="Publish releases to devices.")
 
 
 @app.command()
+@gives("release publish")
 def publish(
     source: Annotated[
         Path,
@@ -47,7 +49,7 @@ def publish(
         ),
     ] = None,
     passphrase_file: o.PassphraseFile = None,
-) -> None:
+) -> dict[str, Any]:
     """Copy a release into FOLDER as its next version, signed by the keys that FOLDER's root lists."""
     keys = o.load_keys(key, passphrase_file)
     published = republish(
@@ -62,9 +64,15 @@ def publish(
     )
     open_to_readers(folder)
     o.tell(f"release {published.version} ({published.bundle_id[:16]}) in {published.path}")
+    return {
+        "release_version": published.version,
+        "bundle_id": published.bundle_id,
+        "folder": str(published.path),
+    }
 
 
 @app.command("sign-latest")
+@gives("release sign-latest")
 def sign_latest(
     folder: o.Folder,
     key: o.Keys,
@@ -79,9 +87,15 @@ def sign_latest(
         ),
     ] = None,
     passphrase_file: o.PassphraseFile = None,
-) -> None:
+) -> dict[str, Any]:
     """Say again which release is the newest; to be repeated before the last one is out of date."""
     keys = o.load_keys(key, passphrase_file)
     latest = sign_latest_again(folder, keys, now=o.now(), days=days, version=version)
     open_to_readers(folder)
-    o.tell(f"release {latest.version} is the newest until {format_time(latest.expires)}")
+    expires = format_time(latest.expires)
+    o.tell(f"release {latest.version} is the newest until {expires}")
+    return {
+        "release_version": latest.version,
+        "bundle_id": latest.bundle_id,
+        "expires": expires,
+    }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from coordinator.commands import options as o
+from coordinator.commands.document import gives
 from coordinator.keys import load_public
 from coordinator.publish import open_to_readers
 from coordinator.root_ceremony import (
@@ -37,15 +38,23 @@ OptionalKeys = Annotated[
 
 
 @app.command()
-def show(folder: o.Folder) -> None:
+@gives("root show")
+def show(folder: o.Folder) -> dict[str, Any]:
     """List roles, keys and dates of a folder's root, and the fingerprint that people compare."""
-    tell_root(read_root(folder))
+    root, waiting = read_root(folder), None
+    tell_root(root)
     if (folder / NEXT_NAME).exists():
         o.tell("waiting for signatures:")
-        tell_root(read_root(folder, NEXT_NAME))
+        waiting = read_root(folder, NEXT_NAME)
+        tell_root(waiting)
+    return {
+        "root": root_facts(root),
+        "waiting": None if waiting is None else root_facts(waiting),
+    }
 
 
 @app.command("rotate")
+@gives("root rotate")
 def rotate_(
     folder: o.Folder,
     add_root: Annotated[o.Publics, typer.Option("--add-root", help="Public half.")] = None,
@@ -60,7 +69,7 @@ def rotate_(
     days: Days = ROOT_DAYS,
     key: OptionalKeys = None,
     passphrase_file: o.PassphraseFile = None,
-) -> None:
+) -> dict[str, Any]:
     """Make the next root, with other keys or thresholds, or only a later date; sign what you can."""
     root = read_root(folder)
     changes = {
@@ -75,10 +84,11 @@ def rotate_(
             (LATEST, add_latest, remove_latest, latest_threshold),
         )
     }
-    _propose(folder, changes, days, key, passphrase_file)
+    return _propose(folder, changes, days, key, passphrase_file)
 
 
 @app.command()
+@gives("root revoke")
 def revoke(
     folder: o.Folder,
     name: Annotated[
@@ -90,7 +100,7 @@ def revoke(
     days: Days = ROOT_DAYS,
     key: OptionalKeys = None,
     passphrase_file: o.PassphraseFile = None,
-) -> None:
+) -> dict[str, Any]:
     """Take keys out of every role they have; what they alone had signed is no longer believed."""
     root = read_root(folder)
     gone = {find_key(root, word) for word in name}
@@ -105,17 +115,18 @@ def revoke(
             "--replace: root keys and release keys cannot be replaced by the same key",
             hint="revoke them one after the other, or use: proper-coordinator root rotate",
         )
-    _propose(folder, changes, days, key, passphrase_file)
+    return _propose(folder, changes, days, key, passphrase_file)
 
 
 @app.command()
+@gives("root sign")
 def sign(
     folder: o.Folder,
     key: OptionalKeys = None,
     passphrase_file: o.PassphraseFile = None,
-) -> None:
+) -> dict[str, Any]:
     """Add signatures to the next root; with enough of them it takes effect."""
-    _told(folder, sign_next(folder, o.load_keys(key or (), passphrase_file)))
+    return _told(folder, sign_next(folder, o.load_keys(key or (), passphrase_file)))
 
 
 def tell_root(root: TrustedRoot) -> None:
@@ -130,13 +141,28 @@ def tell_root(root: TrustedRoot) -> None:
     o.tell(f"  fingerprint {root.fingerprint}")
 
 
+def root_facts(root: TrustedRoot) -> dict[str, Any]:
+    """A root for programs."""
+    roles = {name: root.roles[name] for name in ROLES}
+    return {
+        "version": root.version,
+        "channel": root.channel,
+        "expires": None if root.expires is None else format_time(root.expires),
+        "fingerprint": root.fingerprint,
+        "roles": {
+            name: {"threshold": role.threshold, "keys": list(role.keys)}
+            for name, role in roles.items()
+        },
+    }
+
+
 def _propose(
     folder: Path,
     changes: dict[str, RoleChange],
     days: int,
     keys: Sequence[Path] | None,
     passphrase_file: Path | None,
-) -> None:
+) -> dict[str, Any]:
     loaded = o.load_keys(keys or (), passphrase_file)  # a wrong passphrase is told before a file is
     propose(folder, changes, now=o.now(), days=days)
     try:
@@ -144,17 +170,23 @@ def _propose(
     except ConfigError:  # a key that has no say; the proposal must not be in the way of the next
         withdraw(folder)
         raise
-    _told(folder, progress)
+    return _told(folder, progress)
 
 
-def _told(folder: Path, progress: Signing) -> None:
+def _told(folder: Path, progress: Signing) -> dict[str, Any]:
     tell_root(progress.root)
     if progress.done:
         open_to_readers(folder)
         o.say("the new root is in its place; publish the folder")
-        return
-    o.tell(
-        f"root {progress.root.version} waits: {progress.missing_current} more of the present root "
-        f"keys and {progress.missing_next} more of the next ones must sign"
-    )
-    o.say(f"the next holder signs with: proper-coordinator root sign {folder} --key FILE")
+    else:
+        o.tell(
+            f"root {progress.root.version} waits: {progress.missing_current} more of the present root "
+            f"keys and {progress.missing_next} more of the next ones must sign"
+        )
+        o.say(f"the next holder signs with: proper-coordinator root sign {folder} --key FILE")
+    return {
+        "root": root_facts(progress.root),
+        "done": progress.done,
+        "missing_current": progress.missing_current,
+        "missing_next": progress.missing_next,
+    }

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from client.terminal.console import print_line, print_table, say
+from client.terminal.document import gives
 from proper_model.errors import ConfigError, InterruptedRunError, ReportError
 from simulations.outcome.timings import progress_bars
 from simulations.setup import cli_options as o
@@ -76,7 +77,7 @@ def add_to(app: typer.Typer) -> None:
         ("fig6-efficiency", fig6_efficiency),
         ("fig6-experts", fig6_experts),
     ):
-        app.command(name)(o.takes_benchmark_options(command))
+        app.command(name)(gives(f"exp {name}")(o.takes_benchmark_options(command)))
 
 
 def table1(
@@ -86,7 +87,7 @@ def table1(
     lengths: Lengths = "",
     rivals: Rivals = None,
     show_examples: o.ShowExamples = False,
-) -> None:
+) -> dict[str, Any]:
     """Compare all methods on one data set, beside the paper's table 1."""
     from simulations.experiments import benchmark_plan as plans
 
@@ -95,7 +96,7 @@ def table1(
     if rivals is not None:
         others = () if rivals.strip() == "none" else _names(rivals, "--rivals")
         asked = replace(asked, rivals=others)
-    _run(plans.table1(options, asked), show_examples=show_examples)
+    return _run(plans.table1(options, asked), show_examples=show_examples)
 
 
 def table2(
@@ -104,7 +105,7 @@ def table2(
     seeds: Seeds = "0",
     lengths: Lengths = "",
     show_examples: o.ShowExamples = False,
-) -> None:
+) -> dict[str, Any]:
     """Compare PROPER with a private LoRA alone on the 100 least active people, or on --split."""
     from simulations.experiments import benchmark_plan as plans
 
@@ -112,46 +113,54 @@ def table2(
         split = "inactive:100" if options.folds == 1 else "given"
     options = replace(options, split=split)
     asked = _asked(seeds, lengths, presets=(options.preset_name,))
-    _run(plans.table2(options, asked), show_examples=show_examples)
+    return _run(plans.table2(options, asked), show_examples=show_examples)
 
 
-def table3(options: RunOptions, seeds: Seeds = "0", show_examples: o.ShowExamples = False) -> None:
+def table3(
+    options: RunOptions, seeds: Seeds = "0", show_examples: o.ShowExamples = False
+) -> dict[str, Any]:
     """Take parts of the model away, one at a time."""
     from simulations.experiments import benchmark_plan as plans
 
     asked = _asked(seeds, "", presets=(options.preset_name,))
-    _run(plans.table3(options, asked), show_examples=show_examples)
+    return _run(plans.table3(options, asked), show_examples=show_examples)
 
 
-def fig3(options: RunOptions, show_examples: o.ShowExamples = False) -> None:
+def fig3(options: RunOptions, show_examples: o.ShowExamples = False) -> dict[str, Any]:
     """Show one person's texts, and what every stage answers."""
     from simulations.experiments import benchmark_plan as plans
 
     asked = _asked(str(options.seed), "", presets=(options.preset_name,))
-    _run(plans.one_person(options, asked), show_examples=show_examples)
+    return _run(plans.one_person(options, asked), show_examples=show_examples)
 
 
-def fig45(options: RunOptions) -> None:
+def fig45(options: RunOptions) -> dict[str, Any]:
     """Show how experts' weights spread over people, with and without the user's half."""
     from simulations.experiments import benchmark_plan as plans
 
-    _run(plans.densities(options, _asked(str(options.seed), "", presets=(options.preset_name,))))
+    return _run(
+        plans.densities(options, _asked(str(options.seed), "", presets=(options.preset_name,)))
+    )
 
 
-def fig6_efficiency(options: RunOptions) -> None:
+def fig6_efficiency(options: RunOptions) -> dict[str, Any]:
     """Measure numbers and minutes of every stage; its phases are trained for it."""
     from simulations.experiments import benchmark_plan as plans
 
-    _run(plans.efficiency(options, _asked(str(options.seed), "", presets=(options.preset_name,))))
+    return _run(
+        plans.efficiency(options, _asked(str(options.seed), "", presets=(options.preset_name,)))
+    )
 
 
-def fig6_experts(options: RunOptions, seeds: Seeds = "0", experts: Experts = "2,5,8") -> None:
+def fig6_experts(
+    options: RunOptions, seeds: Seeds = "0", experts: Experts = "2,5,8"
+) -> dict[str, Any]:
     """Compare numbers of experts."""
     from simulations.experiments import benchmark_plan as plans
 
     asked = _asked(seeds, "", presets=(options.preset_name,))
     asked = replace(asked, experts=_numbers(experts, "--experts"))
-    _run(plans.experts(options, asked))
+    return _run(plans.experts(options, asked))
 
 
 class Only(StrEnum):
@@ -236,7 +245,7 @@ def _parts(
     return found
 
 
-def _run(plan: Plan, *, show_examples: bool = False) -> None:
+def _run(plan: Plan, *, show_examples: bool = False) -> dict[str, Any]:
     """Run a plan, and leave result, tables, page and figures in OUT."""
     from proper_model.settings import uncalibrated
     from simulations.baselines.registry import make
@@ -257,7 +266,7 @@ def _run(plan: Plan, *, show_examples: bool = False) -> None:
         raise InterruptedRunError(
             "interrupted", hint=f"go on with the same command; {plan.out} keeps what is finished"
         ) from None
-    _leave(result, plan.out, example)
+    return _leave(result, plan.out, example)
 
 
 def _views(measured: Measured) -> tuple[list[Routing], Texts | None, list[str]]:
@@ -287,20 +296,30 @@ def case_study(measured: Measured, *, show_examples: bool) -> Example | None:
     return choose_example(measured.source.task, users, predictions, note=note)
 
 
-def _leave(result: BenchmarkResult, out: Path, example: Example | None) -> None:
-    """Write JSON, Markdown, page and figures, and print the tables."""
+def _leave(result: BenchmarkResult, out: Path, example: Example | None) -> dict[str, Any]:
+    """Write JSON, Markdown, page and figures, and print the tables; what a program is told of it."""
     from proper_model.storage.files import make_private_folder, storage_errors, write_atomic
     from simulations.experiments.benchmark_page import write_page
     from simulations.experiments.benchmark_tables import markdown
     from simulations.outcome.results import write_document
+    from simulations.setup.documents import Benchmark, fields_of
 
     name = result.experiment
+    result_file, table, page = (out / f"{name}{suffix}" for suffix in (".json", ".md", ".html"))
     with storage_errors(out):
-        write_document(result, out / f"{name}.json")
-        write_atomic(out / f"{name}.md", markdown(result).encode())
-        (section,) = write_page([result], out / f"{name}.html", examples=[example])
+        write_document(result, result_file)
+        write_atomic(table, markdown(result).encode())
+        (section,) = write_page([result], page, examples=[example])
         folder = make_private_folder(out / "figures")
-        for figure in section.figures:
-            write_atomic(folder / f"{figure.key.partition('-')[2]}.svg", figure.file().encode())
+        figures = {folder / f"{one.key.partition('-')[2]}.svg": one for one in section.figures}
+        for path, figure in figures.items():
+            write_atomic(path, figure.file().encode())
     print_benchmarks([result])
-    say(f"result: {out / name}.json, table: {name}.md, page: {name}.html, figures: figures/")
+    say(f"result: {result_file}, table: {table.name}, page: {page.name}, figures: figures/")
+    return {
+        "result": str(result_file),
+        "table": str(table),
+        "page": str(page),
+        "figures": list(map(str, figures)),
+        **fields_of(Benchmark, result),
+    }

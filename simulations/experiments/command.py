@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from client.terminal.console import print_line, print_table, say
+from client.terminal.document import gives
 from proper_model.errors import ConfigError
 from simulations.experiments import benchmark_commands
 from simulations.outcome.timings import progress_bars
@@ -41,8 +42,9 @@ def experiments() -> None:
 
 
 @app.command()
+@gives("exp drift")
 @o.takes_experiment_options
-def drift(options: RunOptions, parts: Parts = 2) -> None:
+def drift(options: RunOptions, parts: Parts = 2) -> dict[str, Any]:
     """Measure `update` on a time-ordered history against training anew and doing nothing.
 
     DATA is a folder with OPPU's or LaMP's files, or 'demo' for synthetic people who change.
@@ -52,25 +54,29 @@ def drift(options: RunOptions, parts: Parts = 2) -> None:
     (run,) = options.runs()
     with progress_bars() as show:
         result = measure(run, parts=parts, progress=show)
-    _leave(result, options.out)
+    return _leave(result, options.out)
 
 
 @app.command()
+@gives("exp multitask")
 @o.takes_experiment_options
-def multitask(options: RunOptions, second_task: SecondTask, second_data: SecondData = None) -> None:
+def multitask(
+    options: RunOptions, second_task: SecondTask, second_data: SecondData = None
+) -> dict[str, Any]:
     """Measure one embedding shared by two tasks of the same users against one a task."""
     from simulations.experiments.multitask import multitask as measure
 
     (run,) = options.runs()
     with progress_bars() as show:
         result = measure(run, second_data=second_data, second_task=second_task, progress=show)
-    _leave(result, options.out)
+    return _leave(result, options.out)
 
 
 benchmark_commands.add_to(app)
 
 
 @app.command()
+@gives("exp table")
 def table(
     sources: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Result files.")],
     markdown: o.Markdown = False,
@@ -82,9 +88,10 @@ def table(
             show_default=False,
         ),
     ] = None,
-) -> None:
+) -> dict[str, Any]:
     """Print the tables of finished experiments."""
     from simulations.experiments.benchmark_schema import BenchmarkResult, read_result
+    from simulations.setup.documents import Benchmark, Experiment, fields_of
 
     found = [read_result(path) for path in sources]
     benchmarks = [result for result in found if isinstance(result, BenchmarkResult)]
@@ -99,13 +106,19 @@ def table(
         _print(result, markdown=markdown)
     if benchmarks:
         benchmark_commands.print_benchmarks(benchmarks, markdown=markdown, only=only)
+    told: dict[type, list[dict[str, Any]]] = {Experiment: [], Benchmark: []}
+    for path, one in zip(sources, found, strict=True):
+        part = Benchmark if isinstance(one, BenchmarkResult) else Experiment
+        told[part].append({"source": str(path), **fields_of(part, one)})
+    return {"experiments": told[Experiment], "benchmarks": told[Benchmark]}
 
 
 @app.command()
+@gives("exp page")
 def page(
     sources: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Benchmarks.")],
     out: Annotated[Path, typer.Option(metavar="PAGE", help="HTML file to write.")],
-) -> None:
+) -> dict[str, Any]:
     """Write one page from finished benchmarks of several data sets, side by side."""
     from proper_model.storage.files import storage_errors
     from simulations.experiments.benchmark_page import write_page
@@ -114,6 +127,7 @@ def page(
     with storage_errors(out):
         write_page([read_benchmark(path) for path in sources], out)
     say(f"page: {out}")
+    return {"page": str(out), "sources": len(sources)}
 
 
 def _print(result: Experiment, *, markdown: bool = False) -> None:
@@ -129,17 +143,20 @@ def _print(result: Experiment, *, markdown: bool = False) -> None:
         print_line(f"\n- {note}" if markdown else f"note: {note}")
 
 
-def _leave(result: Experiment, out: Path) -> None:
-    """Write result and figure into `out`, and print the tables."""
+def _leave(result: Experiment, out: Path) -> dict[str, Any]:
+    """Write result and figure into `out`, and print the tables; what a program is told of it."""
     from proper_model.storage.files import storage_errors, write_atomic
     from simulations.experiments.show import loss_figure
     from simulations.outcome.results import write_document
+    from simulations.setup import documents
 
+    path = out / f"{result.experiment}.json"
+    figure = path.with_suffix(".svg")
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        path = out / f"{result.experiment}.json"
         write_document(result, path)
-        figure = loss_figure(result).file()
-        write_atomic(path.with_suffix(".svg"), figure.encode())
+        write_atomic(figure, loss_figure(result).file().encode())
     _print(result)
-    say(f"result: {path}, figure: {path.with_suffix('.svg').name}")
+    say(f"result: {path}, figure: {figure.name}")
+    told = documents.fields_of(documents.Experiment, result)
+    return {"result": str(path), "figure": str(figure), **told}

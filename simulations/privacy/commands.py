@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from client.terminal.document import gives
 from simulations.privacy.backdoor.command import backdoor
 from simulations.privacy.deletion.command import deletion
 from simulations.privacy.egress.command import egress
@@ -28,4 +29,4 @@ for command in (
     *(membership, canaries, linkage, inversion, epsilon),
     *(deletion, poisoning, backdoor, egress, table, report),
 ):
-    app.command()(command)
+    app.command()(gives(f"privacy {command.__name__}")(command))

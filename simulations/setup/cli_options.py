@@ -9,11 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from simulations.setup.options import RunOptions
+
+Found = TypeVar("Found")
 
 
 def _gib(text: str) -> float:
@@ -165,17 +167,17 @@ Phases = Annotated[bool, typer.Option("--phases", help="Seconds by phase, a colu
 Markdown = Annotated[bool, typer.Option("--markdown", help="A Markdown table.")]
 
 
-def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
+def takes_run_options(command: Callable[..., Found]) -> Callable[..., Found]:
     """Give `command(options, ...)` every option of a run beside its own, as typer reads them."""
     return _with_options(RUN_OPTIONS, command)
 
 
-def takes_experiment_options(command: Callable[..., None]) -> Callable[..., None]:
+def takes_experiment_options(command: Callable[..., Found]) -> Callable[..., Found]:
     """The same with the options of an experiment."""
     return _with_options(EXPERIMENT_OPTIONS, command)
 
 
-def takes_benchmark_options(command: Callable[..., None]) -> Callable[..., None]:
+def takes_benchmark_options(command: Callable[..., Found]) -> Callable[..., Found]:
     """The same with the options of a benchmark, but those that the command has of its own."""
     own = set(inspect.signature(command).parameters)
     taken = {"preset"} if "presets" in own else set()
@@ -185,18 +187,20 @@ def takes_benchmark_options(command: Callable[..., None]) -> Callable[..., None]
     return _with_options(options, command)
 
 
-def _with_options(options: Mapping[str, Any], command: Callable[..., None]) -> Callable[..., None]:
+def _with_options(
+    options: Mapping[str, Any], command: Callable[..., Found]
+) -> Callable[..., Found]:
     fields, types = dict(inspect.signature(RunOptions).parameters), get_type_hints(RunOptions)
     # One word with commas, not an option that is repeated.
     fields["arms"], types["arms"] = fields["arms"].replace(default=None), str | None
     hints = get_type_hints(command, include_extras=True)
     own = list(inspect.signature(command).parameters.values())[1:]
 
-    def called(arms: str | None = None, **given: Any) -> None:
+    def called(arms: str | None = None, **given: Any) -> Found:
         extra = {parameter.name: given.pop(parameter.name) for parameter in own}
         if arms is not None:
             given["arms"] = tuple(arm.strip() for arm in arms.split(",") if arm.strip())
-        command(RunOptions(**given), **extra)
+        return command(RunOptions(**given), **extra)
 
     parameters = [
         # Required ones of a command come after optional ones of all: typer passes by name.

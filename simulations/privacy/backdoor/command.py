@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,7 +58,7 @@ def backdoor(
         ),
     ] = 24,
     cache: Cache = None,
-) -> None:
+) -> dict[str, Any]:
     """Ship releases that make adapters store their items, and see what checks and thieves find.
 
     Finished seeds in OUT are not trained again.
@@ -67,7 +67,7 @@ def backdoor(
     from simulations.privacy.backdoor.seeds import Plan, backdoor_of
     from simulations.privacy.backdoor.traps import TRAPS
     from simulations.privacy.memorization.seeds import prepared
-    from simulations.privacy.results.backdoor_show import leave_backdoor
+    from simulations.privacy.results.told import leave_result
 
     drawn, planted = numbers(seeds), counts(insertions, "--insertions")
     tried, settings = names(traps, TRAPS, "--traps"), settings_of(data, profile)
@@ -88,4 +88,4 @@ def backdoor(
         result = backdoor_of(
             Plan(plan, tried), out=out, cache=cache or out / "cache", progress=show
         )
-    leave_backdoor(result, out)
+    return leave_result(result, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,7 +49,7 @@ def deletion(
         int, typer.Option(min=12, metavar="N", help="Newest items of a candidate, at most.")
     ] = 60,
     cache: Cache = None,
-) -> None:
+) -> dict[str, Any]:
     """Let people withdraw and devices forget, and measure what is left against exact retraining.
 
     Finished seeds in OUT are not trained again.
@@ -57,7 +57,7 @@ def deletion(
     from proper_model.storage.files import storage_errors
     from simulations.privacy.deletion.seeds import THINGS, Plan, deletion_of
     from simulations.privacy.membership.population import Candidates, load_candidates
-    from simulations.privacy.results.deletion_show import leave_deletion
+    from simulations.privacy.results.told import leave_result
 
     drawn, settings = numbers(seeds), profile_for(data, profile)
     asked, structure = names(things, THINGS, "--things"), structure_for(preset, settings)
@@ -77,4 +77,4 @@ def deletion(
         result = deletion_of(
             planned(candidates), out=out, cache=cache or out / "cache", progress=show
         )
-    leave_deletion(result, out)
+    return leave_result(result, out)

@@ -83,7 +83,7 @@ def epsilon(
     core: Core = None,
     canaries: Crafted = 400,
     cache: Cache = None,
-) -> None:
+) -> dict[str, Any]:
     """What user-level privacy of stages 1 and 2 costs newcomers, and what audits show of each epsilon.
 
     A finite epsilon needs `make accountant`. Finished seeds of an epsilon in OUT are not trained again.
@@ -92,7 +92,7 @@ def epsilon(
     from simulations.privacy.epsilon.plan import Plan, plain, promises_of
     from simulations.privacy.epsilon.seeds import epsilon_of
     from simulations.privacy.membership.population import Candidates, load_candidates
-    from simulations.privacy.results.epsilon_show import leave_epsilon
+    from simulations.privacy.results.told import leave_result
 
     drawn, asked, structure = numbers(seeds), profile_for(data, profile), preset(PRESET)
     terms = _terms(
@@ -121,7 +121,7 @@ def epsilon(
             check=planned,
         )
         result = epsilon_of(planned(found), out=out, cache=cache or out / "cache", progress=show)
-    leave_epsilon(result, out)
+    return leave_result(result, out)
 
 
 def _epsilons(text: str) -> list[float]:

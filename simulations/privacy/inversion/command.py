@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,7 +54,7 @@ def inversion(
         int, typer.Option(metavar="N", help="Steps of gradient matching; 0: without it.")
     ] = 150,
     cache: Cache = None,
-) -> None:
+) -> dict[str, Any]:
     """Rebuild texts from gradients that a participant would upload. Nothing uploads them today.
 
     Finished seeds in OUT are not trained again.
@@ -64,7 +64,7 @@ def inversion(
     from simulations.privacy.inversion.attacks import UPLOADS
     from simulations.privacy.inversion.seeds import Plan, check_options, inversion_of
     from simulations.privacy.linkage.people import plant
-    from simulations.privacy.results.rates_show import leave_rates
+    from simulations.privacy.results.told import leave_result
 
     drawn, settings = numbers(seeds), load_profile(profile)
     structure = structure_for(preset, settings)
@@ -77,7 +77,7 @@ def inversion(
         )
         plan = Plan(planted, people, structure, settings, drawn, sent, defences, sizes, steps)
         result = inversion_of(plan, out=out, cache=cache or out / "cache", progress=show)
-    leave_rates(result, out)
+    return leave_result(result, out)
 
 
 def _defences(noise: str) -> tuple[Defence, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,7 +48,7 @@ def linkage(
         int, typer.Option(min=6, metavar="N", help="How many are attacked, a multiple of 3.")
     ] = 30,
     cache: Cache = None,
-) -> None:
+) -> dict[str, Any]:
     """Name people's groups, and find the same person again, from what may leave or leak.
 
     Finished seeds in OUT are not trained again.
@@ -58,7 +58,7 @@ def linkage(
     from simulations.privacy.linkage.attacks import SCOPES, THINGS
     from simulations.privacy.linkage.people import plant
     from simulations.privacy.linkage.seeds import Plan, linkage_of
-    from simulations.privacy.results.rates_show import leave_rates
+    from simulations.privacy.results.told import leave_result
 
     drawn, settings = numbers(seeds), load_profile(profile)
     structure = structure_for(preset, settings)
@@ -74,4 +74,4 @@ def linkage(
         )
         plan = Plan(planted, people, structure, settings, drawn, scopes, held)
         result = linkage_of(plan, out=out, cache=cache or out / "cache", progress=show)
-    leave_rates(result, out)
+    return leave_result(result, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,7 +71,7 @@ def membership(
     ] = 60,
     shadows: Shadows = 4,
     cache: Cache = None,
-) -> None:
+) -> dict[str, Any]:
     """Tell members from non-members: of a release's training people, and of an adapter's items.
 
     Finished seeds in OUT are not trained again.
@@ -81,7 +81,7 @@ def membership(
     from simulations.privacy.membership.population import Candidates, load_candidates
     from simulations.privacy.membership.seeds import LEVELS, Plan
     from simulations.privacy.membership.seeds import membership as attack
-    from simulations.privacy.results.show import leave_membership
+    from simulations.privacy.results.told import leave_result
 
     drawn, settings = numbers(seeds), profile_for(data, profile)
     attacked, levels = names(things, THINGS, "--things"), names(level, LEVELS, "--level")
@@ -100,4 +100,4 @@ def membership(
             check=planned,
         )
         result = attack(planned(candidates), out=out, cache=cache or out / "cache", progress=show)
-    leave_membership(result, out)
+    return leave_result(result, out)

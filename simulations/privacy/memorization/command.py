@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -82,7 +82,7 @@ def canaries(
     things: Things = EVERYTHING,
     people: People = None,
     cache: Cache = None,
-) -> None:
+) -> dict[str, Any]:
     """Plant secrets in people's items, and ask adapters, a release, and a server for them.
 
     Finished seeds in OUT are not trained again.
@@ -90,7 +90,7 @@ def canaries(
     from proper_model.storage.files import storage_errors
     from simulations.privacy.memorization.attacks import THINGS
     from simulations.privacy.memorization.seeds import canaries_of, prepared
-    from simulations.privacy.results.canary_show import leave_canaries
+    from simulations.privacy.results.told import leave_result
 
     drawn, planted = numbers(seeds), counts(insertions, "--insertions")
     asked, settings = names(things, THINGS, "--things"), settings_of(data, profile)
@@ -109,7 +109,7 @@ def canaries(
             bases=out / "bases",
         )
         result = canaries_of(plan, out=out, cache=cache or out / "cache", progress=show)
-    leave_canaries(result, out)
+    return leave_result(result, out)
 
 
 def settings_of(data: str, profile: str | None) -> StageSettings:

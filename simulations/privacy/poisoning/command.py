@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -72,7 +72,7 @@ def poisoning(
     things: Things = None,
     defences: Defences = "none,items,clip,trim",
     cache: Cache = None,
-) -> None:
+) -> dict[str, Any]:
     """Put a trigger into some pooled users' items, and see whom it answers after training.
 
     Finished seeds in OUT are not trained again.
@@ -82,7 +82,7 @@ def poisoning(
     from simulations.privacy.poisoning.attacks import THINGS
     from simulations.privacy.poisoning.defences import DEFENCES
     from simulations.privacy.poisoning.seeds import Plan, poisoning_of
-    from simulations.privacy.results.poison_show import leave_poisoning
+    from simulations.privacy.results.told import leave_result
 
     drawn, bad = numbers(seeds), counts(malicious, "--malicious", most=1000)
     tried = names(defences, tuple(DEFENCES), "--defences")
@@ -106,4 +106,4 @@ def poisoning(
         result = poisoning_of(
             planned(candidates), out=out, cache=cache or out / "cache", progress=show
         )
-    leave_poisoning(result, out)
+    return leave_result(result, out)

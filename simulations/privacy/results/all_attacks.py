@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,11 +29,12 @@ def report(
         ),
     ] = None,
     markdown: o.Markdown = False,
-) -> None:
+) -> dict[str, Any]:
     """Print all attacks on one scale, from guessing (0) to certainty (1), and write one page of them."""
     from proper_model.storage.files import storage_errors, write_atomic
     from simulations.privacy.results import summary
     from simulations.privacy.results.kinds import read_result
+    from simulations.privacy.results.told import told_lines
 
     check_page(out)
     found = [read_result(path) for path in dict.fromkeys(path.resolve() for path in sources)]
@@ -47,10 +48,10 @@ def report(
         )
     lines = summary.with_before(lines, older)
     print_table(summary.summary_table(lines), markdown=markdown)
-    for _, shown in found:
-        for line in shown.failed:
-            said = f"a control failed: {shown.title}: {line}"
-            print_line(f"\n- {said}" if markdown else f"note: {said}")
+    failed = [f"{shown.title}: {line}" for _, shown in found for line in shown.failed]
+    for line in failed:
+        said = f"a control failed: {line}"
+        print_line(f"\n- {said}" if markdown else f"note: {said}")
     if out is not None:
         names = [path.stem for path in dict.fromkeys(path.resolve() for path in sources)]
         text = page(found, lines, names)
@@ -58,6 +59,11 @@ def report(
             out.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(out, text.encode())
         say(f"page: {out}")
+    return {
+        "lines": told_lines(lines),
+        "failed": failed,
+        "page": None if out is None else str(out),
+    }
 
 
 def check_page(out: Path | None) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from client.terminal.tables import Table
 from simulations.privacy.results.backdoor_schema import BackdoorResult, Judged
 from simulations.privacy.results.canary_show import (
@@ -13,7 +11,7 @@ from simulations.privacy.results.canary_show import (
     record_table,
     title,
 )
-from simulations.privacy.results.leaving import Shown, leave
+from simulations.privacy.results.leaving import Shown
 from simulations.privacy.results.rates_show import interval as rate
 from simulations.privacy.results.show import interval
 
@@ -84,8 +82,3 @@ def shown(result: BackdoorResult) -> Shown:
         sentences=result.sentences,
         failed=failed(result),
     )
-
-
-def leave_backdoor(result: BackdoorResult, out: Path) -> None:
-    """Write OUT/backdoor.json, .md and .html, and print a row a release, sentences and failed controls."""
-    leave(result, out / f"{result.experiment}.json", shown(result))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from client.terminal.tables import Table
 from proper_model.tasks import counted
 from simulations.privacy.results.canary_schema import CanaryResult, CanaryRow, RecordRow
 from simulations.privacy.results.chart import Line, chart
-from simulations.privacy.results.leaving import Shown, leave
+from simulations.privacy.results.leaving import Shown
 from simulations.privacy.results.rates import Rate
 from simulations.privacy.results.rates_show import interval as rate
 from simulations.privacy.results.sentences import SIGNIFICANT
@@ -190,8 +189,3 @@ def shown(result: CanaryResult) -> Shown:
         sentences=result.sentences,
         failed=failed_controls(result),
     )
-
-
-def leave_canaries(result: CanaryResult, out: Path) -> None:
-    """Write OUT/canaries.json, .md and .html, and print a row a thing, sentences and failed controls."""
-    leave(result, out / f"{result.experiment}.json", shown(result))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from client.terminal.tables import Table
 from proper_model.tasks import counted
 from simulations.privacy.results.deletion_schema import DeletionAttack, DeletionResult
-from simulations.privacy.results.leaving import Shown, leave
+from simulations.privacy.results.leaving import Shown
 from simulations.privacy.results.show import auc_figure, failed_of, interval
 from simulations.reporting.figures import Figure
 
@@ -112,8 +111,3 @@ def shown(result: DeletionResult) -> Shown:
         sentences=result.sentences,
         failed=failed_controls(result),
     )
-
-
-def leave_deletion(result: DeletionResult, out: Path) -> None:
-    """Write OUT/deletion.json, .md and .html, and print the first table, sentences and failed controls."""
-    leave(result, out / f"{result.experiment}.json", shown(result))

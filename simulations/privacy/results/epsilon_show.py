@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from client.terminal.tables import Table
 from proper_model.tasks import counted
 from simulations.privacy.results.epsilon_schema import Bound, EpsilonResult, EpsilonRow
-from simulations.privacy.results.leaving import Shown, leave
+from simulations.privacy.results.leaving import Shown
 from simulations.privacy.results.rates_show import interval as rate
 from simulations.privacy.results.show import interval
 from simulations.reporting.figures import BLUE, GREEN, GREY, INK, ORANGE, Figure, drawing, inline
@@ -163,8 +162,3 @@ def shown(result: EpsilonResult) -> Shown:
             "public": rate(result.public),
         },
     )
-
-
-def leave_epsilon(result: EpsilonResult, out: Path) -> None:
-    """Write OUT/epsilon.json, .md and .html, and print table, sentences and failed controls."""
-    leave(result, out / f"{result.experiment}.json", shown(result))

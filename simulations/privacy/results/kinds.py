@@ -50,6 +50,12 @@ def read_result(path: Path) -> tuple[Result, Shown]:
             f"{path}: {why}",
             hint=f"give a .json that proper-sim privacy {' or '.join(KINDS)} wrote",
         )
-    read, shown = KINDS[named]
+    read, _ = KINDS[named]
     result = read(path)
-    return result, shown(result)
+    return result, shown_of(result)
+
+
+def shown_of(result: Result) -> Shown:
+    """What is shown of an attack's result."""
+    _, shown = KINDS[result.experiment]
+    return shown(result)

@@ -39,6 +39,7 @@ class Shown:
         draw: draws the page's figures, by their names there; it takes most of the time, and only a page needs it.
         sentences: for a record of processing.
         failed: controls that did not do what they must.
+        also_said: after the sentences on the terminal, where the attack is made.
         more: what else the template needs, by name.
     """
 
@@ -48,6 +49,7 @@ class Shown:
     draw: Callable[[], Mapping[str, Figure | None]]
     sentences: Sequence[str]
     failed: Sequence[str]
+    also_said: Sequence[str] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -69,17 +71,22 @@ def page_template(name: str) -> Template:
     return page_environment(TEMPLATES, SHARED_TEMPLATES).get_template(name)
 
 
-def leave(result: SeededResult, path: Path, shown: Shown, *, also_said: Sequence[str] = ()) -> None:
-    """Write `path` (.json), and beside it tables (.md) and page (.html); print the first table and sentences."""
+def leave(result: SeededResult, path: Path, shown: Shown) -> dict[str, str]:
+    """Write `path` (.json), and beside it tables (.md) and page (.html); print the first table and sentences.
+
+    Returns the three files by what they are.
+    """
+    table, page = path.with_suffix(".md"), path.with_suffix(".html")
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_document(result, path)
         markdown = "\n\n".join(map(to_markdown, shown.tables)) + "\n"
-        write_atomic(path.with_suffix(".md"), markdown.encode())
-        write_atomic(path.with_suffix(".html"), render(result, shown).encode())
+        write_atomic(table, markdown.encode())
+        write_atomic(page, render(result, shown).encode())
     print_table(shown.tables[0])
-    for line in (*shown.sentences, *also_said):
+    for line in (*shown.sentences, *shown.also_said):
         print_line(line)
     for line in shown.failed:
         say(f"warning: {line}")
-    say(f"result: {path}, page: {path.stem}.html")
+    say(f"result: {path}, page: {page.name}")
+    return {"result": str(path), "table": str(table), "page": str(page)}

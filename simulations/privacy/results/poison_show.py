@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from client.terminal.tables import Table
 from proper_model.tasks import counted
 from simulations.privacy.results.chart import Line, chart
-from simulations.privacy.results.leaving import Shown, leave
+from simulations.privacy.results.leaving import Shown
 from simulations.privacy.results.poison_schema import PoisonResult, PoisonRow
 from simulations.privacy.results.rates import Rate
 from simulations.privacy.results.rates_show import interval
@@ -105,8 +104,3 @@ def shown(result: PoisonResult) -> Shown:
         sentences=result.sentences,
         failed=failed_controls(result),
     )
-
-
-def leave_poisoning(result: PoisonResult, out: Path) -> None:
-    """Write OUT/poisoning.json, .md and .html, and print table, sentences and failed controls."""
-    leave(result, out / f"{result.experiment}.json", shown(result))

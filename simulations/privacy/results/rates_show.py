@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from client.terminal.tables import Table
 from proper_model.evaluation import holm
 from simulations.privacy.results.chart import Line, chart
-from simulations.privacy.results.leaving import Shown, leave
+from simulations.privacy.results.leaving import Shown
 from simulations.privacy.results.rates import Rate, Rated, RateResult
 from simulations.privacy.results.sentences import SIGNIFICANT
 from simulations.reporting.figures import Figure
@@ -114,8 +113,3 @@ def shown(result: RateResult) -> Shown:
         sentences=result.sentences,
         failed=failed_controls(result),
     )
-
-
-def leave_rates(result: RateResult, out: Path) -> None:
-    """Write OUT/EXPERIMENT.json, .md and .html, and print table, sentences and failed controls."""
-    leave(result, out / f"{result.experiment}.json", shown(result))

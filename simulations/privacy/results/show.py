@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 from client.terminal.tables import Table
 from proper_model.evaluation import holm
 from proper_model.tasks import counted
-from simulations.privacy.results.leaving import CALLED, TONES, Shown, leave
+from simulations.privacy.results.leaving import CALLED, TONES, Shown
 from simulations.privacy.results.schema import (
     MERGED,
     PUBLISHED,
@@ -177,6 +176,7 @@ def auc_figure(rows: Sequence[tuple[str, AucRow]], name: str, of: str) -> Figure
 
 def shown(result: PrivacyResult) -> Shown:
     """What is shown of it."""
+    bias = protocol_bias(result)
     return Shown(
         title=title(result),
         template="membership.html.j2",
@@ -184,12 +184,6 @@ def shown(result: PrivacyResult) -> Shown:
         draw=lambda: {"figure": figure(result)},
         sentences=sentences(result),
         failed=failed_controls(result),
-        more={"bias": protocol_bias(result)},
+        also_said=[] if bias is None else [bias],
+        more={"bias": bias},
     )
-
-
-def leave_membership(result: PrivacyResult, out: Path) -> None:
-    """Write OUT/membership.json, .md and .html, and print table, sentences and failed controls."""
-    bias = protocol_bias(result)
-    path = out / f"{result.experiment}.json"
-    leave(result, path, shown(result), also_said=[] if bias is None else [bias])
