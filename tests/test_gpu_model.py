@@ -13,7 +13,7 @@ import tests.triton_interpreter
 from proper_model.kernels.dropout import hashed_mask, threshold
 from proper_model.kernels.layout import Layout
 from proper_model.kernels.ops import Backend
-from proper_model.model import adapted_linear, fused_blocks
+from proper_model.model import adapted_linear
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, base_pass, group_pass, personal_pass
 from proper_model.settings.presets import UserRouting
@@ -31,7 +31,6 @@ def masks_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         return hashed_mask(x, threshold(p), torch.tensor(seeds), layout, site)
 
     monkeypatch.setattr(adapted_linear, "row_masks", hashed)
-    monkeypatch.setattr(fused_blocks, "on_gpu", lambda _: True)
 
 
 def both(structure: str, architecture: str = "llama") -> Iterator[AdaptedModel]:

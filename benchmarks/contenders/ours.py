@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ from proper_model.model.passes import Pass, personal_pass
 from proper_model.model.user_lora import GivenLora, UserLora
 from proper_model.settings.presets import UserRouting
 
+C = TypeVar("C", bound=Cohort)
+
 
 class Ours:
     """The engine. `experts` switches experts and routers on.
@@ -41,6 +44,7 @@ class Ours:
     Attributes:
         around: opened around the training of every round; what a variant of the engine changes in
             the base or in a library belongs in there.
+        fused_optimizer: how the optimizer computes (`StackedAdamW.fused`); None: its own choice.
     """
 
     def __init__(self, world: World, *, experts: bool) -> None:
@@ -53,6 +57,7 @@ class Ours:
             self.embeddings = torch.stack(drawn)
         self.trained: dict[int, Factors] = {}
         self.around: Callable[[], AbstractContextManager[object]] = nullcontext
+        self.fused_optimizer: bool | None = None
 
     def round(self, clock: Stopwatch) -> None:
         """Train all users together, once from the start."""
@@ -80,15 +85,22 @@ class Ours:
             fresh = self.model.new_user_lora([trials[trial].seed]).to(self.world.adapter_dtype)
             return [factor.detach()[0] for factor in (*fresh.a, *fresh.b)]
 
-        return Cohort(
-            self.model,
-            self.world.encoder,
-            trials,
-            self._fresh_lora(),
-            start,
-            self._pass,
-            self.world.settings,
+        return self._set_up(
+            Cohort(
+                self.model,
+                self.world.encoder,
+                trials,
+                self._fresh_lora(),
+                start,
+                self._pass,
+                self.world.settings,
+            )
         )
+
+    def _set_up(self, cohort: C) -> C:
+        if self.fused_optimizer is not None:
+            cohort.slots.optimizer.fused = self.fused_optimizer
+        return cohort
 
     def _pass(self, slots: Tensor, residents: Tensor) -> Pass:
         return personal_pass(
@@ -157,7 +169,7 @@ class Steady(Ours):
                 self._pass,
                 world.settings,
             )
-            cohort.ready()
+            self._set_up(cohort).ready()
         half = len(stacks) // 2
         self.model.lora = GivenLora(cohort.parameters[:half], cohort.parameters[half:])
         return cohort

@@ -114,6 +114,7 @@ class Race:
             Racer.of(dataclasses.replace(ours, batch=batch), name, variant)
             for batch in BATCHES
             for name, variant in variants.items()
+            if not variant.part or (batch == 1 and work.lengths == "fixed")
         ]
         self.racers.append(Racer.of(dataclasses.replace(ours, kind="limit")))
         if plan.rivals:

@@ -20,10 +20,15 @@ REFERENCE = "reference"  # no contender: what all are compared with
 
 @dataclass(frozen=True)
 class Variant:
-    """How an engine is set up; `what` says it in a few words."""
+    """How an engine is set up; `what` says it in a few words.
+
+    `part` is one that shows what a part of the engine brings: it races at one sample a step, and
+    where all samples are alike.
+    """
 
     what: str
     configure: Callable[[Ours], None]
+    part: bool = False
 
 
 def with_backend(backend: Backend) -> Callable[[Ours], None]:
@@ -35,7 +40,32 @@ def with_backend(backend: Backend) -> Callable[[Ours], None]:
     return configure
 
 
+def without_kernels(*, blocks: bool = False) -> Callable[[Ours], None]:
+    """PyTorch's own routines, but for the base's norms, rotations and gated units with `blocks`."""
+
+    def configure(ours: Ours) -> None:
+        ours.model.backend, ours.model.fuse_base = Backend.GROUPED, blocks
+        ours.fused_optimizer = False
+
+    return configure
+
+
+def kernels(ours: Ours) -> None:
+    """The engine as it is on a GPU with Triton."""
+    ours.model.backend, ours.model.fuse_base = Backend.KERNELS, True
+
+
+def kernels_plain_optimizer(ours: Ours) -> None:
+    """`kernels`, but for the optimizer."""
+    kernels(ours)
+    ours.fused_optimizer = False
+
+
 VARIANTS: dict[str, Variant] = {
-    "grouped": Variant("the backend of GPUs as it is", with_backend(Backend.GROUPED)),
-    "fused": Variant("the backend of CPUs", with_backend(Backend.FUSED)),
+    "kernels": Variant("kernels for all of it", kernels),
+    "grouped": Variant("PyTorch's routines, grouped products", without_kernels()),
+    "blocks": Variant(
+        "grouped, kernels for the base's blocks", without_kernels(blocks=True), part=True
+    ),
+    "plain-optimizer": Variant("kernels but for the optimizer", kernels_plain_optimizer, part=True),
 }

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -60,6 +61,11 @@ class Backend(StrEnum):
 def has_triton() -> bool:
     """True where kernels of a GPU can be compiled: PyTorch brings Triton with its CUDA build."""
     return importlib.util.find_spec("triton") is not None
+
+
+def runs_kernels(device: torch.device) -> bool:
+    """True where kernels run: on a GPU with Triton, or anywhere if Triton is told to interpret them."""
+    return has_triton() and (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
 
 
 # One product for all users' factors, however ragged their rows.

@@ -6,6 +6,7 @@ needed and what they should predict.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -72,22 +73,12 @@ def pack(
     """One batch of samples, each of at least one prompt token, in the given order."""
     lengths = [len(sample.tokens) for sample in samples]
     layout = Layout.of(lengths, device)
-    starts = layout.starts()
-    tokens = torch.tensor(list(chain.from_iterable(s.tokens for s in samples)))
-    positions = torch.tensor(list(chain.from_iterable(range(length) for length in lengths)))
+    tokens = torch.tensor(array("q", chain.from_iterable(s.tokens for s in samples)))
     prompts = torch.tensor([sample.prompt_tokens for sample in samples])
     counts = [sample.answer_tokens for sample in samples]
-    # An answer stands at the end of its row.
-    at = torch.tensor(
-        list(
-            chain.from_iterable(
-                range(start + length - count, start + length)
-                for start, length, count in zip(starts, lengths, counts, strict=True)
-            )
-        ),
-        dtype=torch.long,
-    )
     owner = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    positions = torch.arange(len(tokens)) - torch.tensor(layout.starts())[owner]
+    at = (positions >= prompts[owner]).nonzero()[:, 0]  # an answer stands at the end of its row
     return Batch(
         input_ids=queued(tokens[None], device),
         position_ids=queued(positions[None], device),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from proper_model.kernels.dropout import row_masks, threshold
 from proper_model.kernels.layout import Layout
-from proper_model.kernels.ops import Backend, add_low_rank, project
+from proper_model.kernels.ops import Backend, add_low_rank, project, runs_kernels
 from proper_model.kernels.products import frozen_linear, serves
 from proper_model.model.adapters import Adapters, Experts
 from proper_model.model.passes import Pass
@@ -75,7 +75,9 @@ class AdaptedLinear(torch.nn.Module):
     def _has_kernels(self, x: Tensor, now: Pass, experts: Experts | None) -> bool:
         """True where one function computes all of this (`kernels.gpu`)."""
         adapters = self.adapters
-        if adapters.backend is not Backend.KERNELS or now.layout is None or now.gate is not None:
+        if adapters.backend is not Backend.KERNELS or not runs_kernels(x.device):
+            return False
+        if now.layout is None or now.gate is not None:
             return False
         if experts is not None and not is_one_sum(adapters, now):
             return False

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from transformers.activations import SiLUActivation
 
+from proper_model.kernels.ops import runs_kernels
+
 # Of Hugging Face: y = g x / rms(x), rotation by halves, down(silu(gate(x)) * up(x)).
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
 NORMS = frozenset(f"{family}RMSNorm" for family in FAMILIES)
@@ -28,9 +30,9 @@ ATTENTIONS = frozenset(f"{family}Attention" for family in FAMILIES)
 def fused_blocks(base: Any) -> Iterator[None]:
     """Compute the base's norms, rotations and gated units by kernels while open.
 
-    A base in float64 stays as it is: kernels compute in float32.
+    A base in float64 stays as it is, kernels compute in float32; and so does one where none run.
     """
-    if base.dtype is torch.float64:
+    if base.dtype is torch.float64 or not runs_kernels(base.device):
         yield
         return
     with ExitStack() as stack:
@@ -86,7 +88,7 @@ def _rotation(modeling: Any) -> Iterator[None]:
 
     def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any) -> Any:
         # Another base of this family may run meanwhile: on a CPU, or with rows side by side.
-        if more or len(q) != 1 or q.device != cos.device or not on_gpu(q):
+        if more or len(q) != 1 or not runs_kernels(q.device):
             return plain(q, k, cos, sin, *more)
         return gpu.rotate(q, cos, sin), gpu.rotate(k, cos, sin)
 
@@ -95,8 +97,3 @@ def _rotation(modeling: Any) -> Iterator[None]:
         yield
     finally:
         modeling.apply_rotary_pos_emb = plain
-
-
-def on_gpu(x: Tensor) -> bool:
-    """True where kernels run."""
-    return x.device.type == "cuda"
