@@ -280,9 +280,12 @@ def test_tables_join_beside_the_paper(world: World, capsys) -> None:
     page = world.folder / "joined.html"
     assert run_cli(["exp", "page", *paths, "--out", str(page)]) == 0
     checker = check(page.read_text())
-    assert checker.outside == []
+    beside = sorted(world.folder.glob("joined-*.html"))
+    assert len(beside) == 2
+    assert set(checker.outside) == {path.name for path in beside}
     assert len(checker.ids) == len(set(checker.ids))
     assert "All sets" in page.read_text()
+    assert "2 more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("width", [360, 1200])

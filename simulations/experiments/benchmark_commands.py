@@ -298,7 +298,7 @@ def _leave(result: BenchmarkResult, out: Path, example: Example | None) -> None:
     with storage_errors(out):
         write_document(result, out / f"{name}.json")
         write_atomic(out / f"{name}.md", markdown(result).encode())
-        (section,) = write_page([result], out / f"{name}.html", examples=[example])
+        section = write_page(result, out / f"{name}.html", example=example)
         folder = make_private_folder(out / "figures")
         for figure in section.figures:
             write_atomic(folder / f"{figure.key.partition('-')[2]}.svg", figure.file().encode())
