@@ -187,6 +187,22 @@ def test_a_long_name_of_a_column_leaves_its_numbers_on_a_phone(
     page.close()
 
 
+@pytest.mark.parametrize("name", ["run", "methods", "several"])
+def test_a_phone_shows_the_first_numbers_of_every_table(
+    folder: Path, browser: Browser, name: str
+) -> None:
+    page = opened(browser, folder / f"{name}.html")
+    sized(page, 360)
+    cut = page.each(
+        ".scroll:has(tbody td:not(.t))",
+        "e => e.querySelector('tbody td:not(.t)').getBoundingClientRect().right"
+        "> e.getBoundingClientRect().right ? e.ariaLabel : ''",
+    )
+    assert cut
+    assert not any(cut)
+    page.close()
+
+
 def test_the_first_screen_holds_the_sentence_and_the_figure(folder: Path, browser: Browser) -> None:
     page = opened(browser, folder / "run.html")
     for width in WIDTHS:

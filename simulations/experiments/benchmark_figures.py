@@ -84,7 +84,8 @@ def distribution(
     a: Mapping[str, float], b: Mapping[str, float], first: str, second: str, metric: str, key: str
 ) -> Figure | None:
     """The gain of every single person, sorted: a mean can hide people who lose."""
-    values = sorted(gains(a, b, metric), reverse=True) if a.keys() == b.keys() else []
+    found = gains(a, b, metric) if a.keys() == b.keys() else []
+    values = sorted((gain + 0.0 for gain in found), reverse=True)  # no -0.000
     if not values or not all(map(math.isfinite, values)):
         return None
     who = shares(values)
@@ -94,7 +95,7 @@ def distribution(
         f"{THRESHOLD}; gains go from {values[-1]:+.3f} to {values[0]:+.3f}, mean {np.mean(values):+.3f}"
     )
     note = f"One bar a person, {len(values)} people, the greatest gain first; unit: {metric}."
-    chart = People(tuple(value + 0.0 for value in values), f"gain in {metric}")
+    chart = People(tuple(values), f"gain in {metric}")
     return figures.charted(key, named, said, chart, note)
 
 
