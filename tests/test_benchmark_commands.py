@@ -32,6 +32,7 @@ from simulations.experiments import (
 from simulations.experiments.ablations import ABLATIONS, fitting
 from simulations.experiments.benchmark_plan import Asked, Plan
 from simulations.experiments.benchmark_schema import BenchmarkResult, read_benchmark
+from simulations.experiments.benchmark_summary import _standing_notes
 from simulations.setup import options
 from simulations.setup.options import RunOptions
 
@@ -331,6 +332,9 @@ def test_table_3_takes_away_one_part_at_a_time(patched) -> None:
     assert any(re.match("left out: summed logits, since preset default", n) for n in plan.notes)
     rows = {plan.row(arm, variant) for variant in plan.variants for arm in variant.arms}
     assert {name for pair in plan.pairs for name in pair} <= rows
+    seen, usual = (_standing_notes(one, 100)[0] for one in (plan, plan_of("table2")))
+    assert "seen, except that stage 2 of 'stage 2 with everybody' has seen their histories;" in seen
+    assert usual.startswith("people are those whom no pooled stage has seen; where")
     full = plan.variants[0]
     for variant in plan.variants[1:]:
         assert (variant.structure, variant.settings, variant.options) != (

@@ -115,7 +115,7 @@ def _seen(plan: Plan) -> str:
     if not seen:
         return ""
     where = "" if len(seen) == len(plan.variants) else f" of {', '.join(map(repr, seen))}"
-    return f", but that stage 2{where} has seen their histories"
+    return f", except that stage 2{where} has seen their histories"
 
 
 def _standing_notes(plan: Plan, people: int) -> list[str]:
