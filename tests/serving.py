@@ -66,6 +66,7 @@ class FakeSession:
         self.asked.append((messages, manner))
         self._note("generate", prompt, stage, max_tokens)
         words = f"{stage}: {prompt}".split(" ")
+        counted = sum(len(message.text.split(" ")) for message in messages)
         made = 0
         try:
             if self.raises is not None:
@@ -75,13 +76,9 @@ class FakeSession:
                 self._note("piece")
                 made += 1
                 yield word if made == 1 else f" {word}"
-            return Ending("length" if made < len(words) else "stop", made)
+            return Ending("length" if made < len(words) else "stop", made, counted)
         finally:
             self._note("ended", made)
-
-    def count_tokens(self, messages, *, stage):
-        self._note("count")
-        return sum(len(message.text.split(" ")) for message in messages)
 
     def routing(self, prompt, *, stage):
         self._note("routing", prompt, stage)

@@ -33,6 +33,7 @@ from simulations.experiments.ablations import ABLATIONS, fitting
 from simulations.experiments.benchmark_figures import routing_density
 from simulations.experiments.benchmark_plan import Asked, Plan
 from simulations.experiments.benchmark_schema import BenchmarkResult, read_benchmark
+from simulations.experiments.benchmark_summary import _standing_notes
 from simulations.reporting.figures import Figure
 from simulations.setup import options
 from simulations.setup.options import RunOptions
@@ -296,9 +297,12 @@ def test_tables_join_beside_the_paper(world: World, capsys) -> None:
     page = world.folder / "joined.html"
     assert run_cli(["exp", "page", *paths, "--out", str(page)]) == 0
     checker = check(page.read_text())
-    assert checker.outside == []
+    beside = sorted(world.folder.glob("joined-*.html"))
+    assert len(beside) == 2
+    assert set(checker.outside) == {path.name for path in beside}
     assert len(checker.ids) == len(set(checker.ids))
     assert "All sets" in page.read_text()
+    assert "2 more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("width", [360, 1200])
@@ -344,6 +348,9 @@ def test_table_3_takes_away_one_part_at_a_time(patched) -> None:
     assert any(re.match("left out: summed logits, since preset default", n) for n in plan.notes)
     rows = {plan.row(arm, variant) for variant in plan.variants for arm in variant.arms}
     assert {name for pair in plan.pairs for name in pair} <= rows
+    seen, usual = (_standing_notes(one, 100)[0] for one in (plan, plan_of("table2")))
+    assert "seen, except that stage 2 of 'stage 2 with everybody' has seen their histories;" in seen
+    assert usual.startswith("people are those whom no pooled stage has seen; where")
     full = plan.variants[0]
     for variant in plan.variants[1:]:
         assert (variant.structure, variant.settings, variant.options) != (

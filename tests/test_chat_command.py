@@ -20,7 +20,7 @@ from client.commands import chat
 from client.commands.generate import personal_model
 from client.home import Home
 from client.person import answering
-from client.person.answering import Personal
+from client.person.answering import Personal, Prompt
 from client.person.workspace import Keys, Memory, Workspace
 from proper_model.answering import Sampling, seeded
 from proper_model.errors import ConfigError, DataError
@@ -65,7 +65,8 @@ def answer(mine: Personal, *texts: str, system: str | None = None, **how: Any) -
     roles: Any = ("user", "assistant")
     messages = [ChatMessage(roles[i % 2], text) for i, text in enumerate(texts)]
     first = [] if system is None else [ChatMessage("system", system)]
-    return "".join(mine.answer([*first, *messages], stage=how.pop("stage", "3"), **how))
+    prompt = mine.prompt([*first, *messages], stage=how.pop("stage", "3"))
+    return "".join(mine.answer(prompt, **how))
 
 
 def test_a_pipe_is_a_message_a_line(
@@ -162,7 +163,7 @@ def test_the_oldest_turns_go_where_the_base_reads_no_more(mine: Personal, capsys
     talk = chat.Talk(mine, "3", "a tag", None, 4)
     for turn in range(12):
         "".join(talk.answer(f"{FIRST} {SECOND} {turn}"))
-        tokens = len(mine.asked_tokens(talk._messages(), stage="3"))
+        tokens = len(mine.prompt(talk._messages(), stage="3").tokens)
         assert tokens <= mine.positions
     assert "the oldest 1 turn left out" in capsys.readouterr().err
     assert 2 <= len(talk.said) < 24
@@ -234,9 +235,9 @@ def test_an_empty_answer_is_an_answer_and_no_turn(
 ) -> None:
     """A program counts on an answer a line."""
 
-    def answering(self: Personal, messages: Any, **_: Any) -> Any:
-        asked.append([one.text for one in messages])
-        yield from [] if messages[-1].text == "nothing" else ["well"]
+    def answering(self: Personal, prompt: Prompt, **_: Any) -> Any:
+        asked.append([one.text for one in prompt.messages])
+        yield from [] if prompt.messages[-1].text == "nothing" else ["well"]
 
     asked: list[list[str]] = []
     monkeypatch.setattr(Personal, "answer", answering)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +23,7 @@ from coordinator.commands.examples import EXAMPLES as COORDINATOR
 from simulations.cli import app as simulation_app
 from simulations.cli import run_cli as simulation_cli
 from simulations.setup.examples import EXAMPLES as SIMULATION
+from simulations.synthetic.people import make_synthetic
 
 PROGRAMS = {
     "proper": (device_app, DEVICE, device_cli),
@@ -95,3 +98,13 @@ def test_help_shows_them(program: str, words: list[str], capsys: Any) -> None:
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     for example in examples[" ".join(words)]:
         assert f"{program} {example}"[:76].strip() in [line[:76].strip() for line in lines]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/device.md", "client/commands/examples.py"])
+def test_questions_to_the_demo_are_in_words_that_its_base_knows(page: str) -> None:
+    """An unknown word would be warned of in the first minutes."""
+    known = set(make_synthetic("synth_tag", preset="demo").vocabulary)
+    text = (Path(__file__).resolve().parents[1] / page).read_text(encoding="utf-8")
+    asked = re.findall(r"generate (?:--stage \d )?[\"'](a shy [^\"']+)[\"']", text)
+    assert asked
+    assert not {word for question in asked for word in question.split()} - known

@@ -275,6 +275,23 @@ def test_folds_rotate_so_that_everyone_is_a_test_user_once(
     assert sorted(seen) == sorted(everyone)
 
 
+def test_a_later_fold_with_too_few_people_is_refused_before_the_first(
+    world: World, options: RunOptions
+) -> None:
+    everyone = len(world[2].pooled) + len(world[2].test)
+    folds = everyone - 1  # two people in the first fold, one in each of the others
+    first, *_, last = replace(options, folds=folds).runs()
+    with pytest.raises(ConfigError, match=f"1 test user in the smallest of {folds} folds"):
+        prepare_module.prepare(first, silent)
+    assert not options.out.exists()
+    # One fold that is asked for by itself is judged by itself; without the arm there is nothing to deal.
+    (alone,) = replace(options, folds=folds, fold=0).runs()
+    assert len(prepare_module.prepare(alone, silent).devices) == 2
+    arms = tuple(arm for arm in options.arms if arm != "stage3-shuffled")
+    *_, last = replace(options, folds=folds, arms=arms, out=options.out / "other").runs()
+    assert len(prepare_module.prepare(last, silent).devices) == 1
+
+
 def test_a_folder_in_use_is_refused_and_stays(options: RunOptions) -> None:
     options.out.mkdir()
     (options.out / "thesis.txt").write_text("mine")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from chromium import Browser, Page
@@ -11,15 +12,40 @@ from test_benchmark_tables import by_hand
 from test_report import check, details
 from test_results import example
 
-from simulations.experiments.benchmark_page import write_page
+from simulations.experiments import benchmark_page
+from simulations.experiments.benchmark_page import render as render_benchmark
+from simulations.experiments.benchmark_page import section, write_page, write_pages
+from simulations.experiments.benchmark_schema import read_benchmark
 from simulations.outcome.results import Results, write_document
 from simulations.privacy.results.kinds import read_result
 from simulations.privacy.results.leaving import render
 from simulations.reporting.report import Example, Step, write_report
 
 MOST_BYTES = 300_000
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 WIDTHS = (360, 768, 1280)
-PAGES = ("run", "runs", "privacy", "attack", "curve", "methods")
+PAGES = (
+    "run",
+    "runs",
+    "privacy",
+    "attack",
+    "curve",
+    "methods",
+    "several",
+    "several-ratings_of_mine",
+)
+# What a page of several leads to, files beside it: followed, never fetched.
+LINKS = {
+    "several": {f"several-ratings_of_{whose}.html" for whose in ("mine", "somebody")},
+    "several-ratings_of_mine": {"several.html"},
+}
+# Every benchmark that is kept: the folders of results/ that hold such files alone.
+BENCHMARKS = ("seeds", "smollm2", "structures", "tables")
+KEPT = sorted(
+    path.relative_to(RESULTS).as_posix()
+    for name in BENCHMARKS
+    for path in (RESULTS / name).glob("*.json")
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +65,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     for name, result in (("attack", "membership-prototypes"), ("curve", "epsilon-politeness")):
         text = render(*read_result(committed / f"{result}.json"))
         (out / f"{name}.html").write_text(text, encoding="utf-8")
-    write_page([by_hand()], out / "methods.html")
-    both = [by_hand(), by_hand(task="ratings_of_somebody")]
-    write_page(both, out / "long.html")
+    write_page(by_hand(), out / "methods.html")
+    both = [by_hand(task="ratings_of_mine"), by_hand(task="ratings_of_somebody")]
+    write_pages(both, out / "several.html")
     return out
 
 
@@ -49,12 +75,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 def test_a_page_is_one_small_file_that_asks_nobody(folder: Path, name: str) -> None:
     text = (folder / f"{name}.html").read_text(encoding="utf-8")
     checker = check(text)
-    assert checker.figures
-    assert checker.outside == []
+    assert checker.figures or name == "several"
+    assert set(checker.outside) == LINKS.get(name, set())
     assert len(checker.ids) == len(set(checker.ids))
     assert not [word for word in ("url(http", "@import", "<script", "<img") if word in text]
     assert "default-src 'none'" in text
     assert len(text.encode()) < MOST_BYTES
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_the_page_of_every_kept_benchmark_is_small(kept: str) -> None:
+    text = render_benchmark(section(read_benchmark(RESULTS / kept)))
+    assert len(text.encode()) < MOST_BYTES
+
+
+def test_the_page_that_compares_all_real_sets_is_small_and_leads_to_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark_page, "draw", lambda *_: [])  # drawn above
+    found = [read_benchmark(path) for path in sorted((RESULTS / "tables").glob("*.json"))]
+    first, *others = write_pages(found, tmp_path / "all sets.html")
+    text = first.read_text(encoding="utf-8")
+    assert len(text.encode()) < MOST_BYTES
+    assert [path.name for path in others] == [f"all sets-{one.task}.html" for one in found]
+    links = {unquote(link) for link in re.findall(r'href="([^"#]+)"', text)}
+    assert links == {path.name for path in others}
+    for path in others:
+        assert 'href="all%20sets.html"' in path.read_text(encoding="utf-8")
+    twice = write_pages([found[0], found[0]], tmp_path / "twice.html")
+    task = found[0].task
+    assert [path.name for path in twice[1:]] == [f"twice-{task}-1.html", f"twice-{task}-2.html"]
 
 
 def opened(browser: Browser, path: Path, *, unfold: bool = True) -> Page:
@@ -126,7 +176,7 @@ def test_a_long_name_of_a_column_leaves_its_numbers_on_a_phone(
     folder: Path, browser: Browser
 ) -> None:
     """The first column of numbers ends within the table's box, though its head is a task and a metric."""
-    page = opened(browser, folder / "long.html")
+    page = opened(browser, folder / "several.html")
     sized(page, 360)
     head, cell, box = (
         page.run(f"document.querySelector('.scroll{inside}').getBoundingClientRect().right")
@@ -134,6 +184,22 @@ def test_a_long_name_of_a_column_leaves_its_numbers_on_a_phone(
     )
     assert "mae_expected" in page.text(".scroll thead th:nth-child(2)")
     assert head == cell < box
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["run", "methods", "several"])
+def test_a_phone_shows_the_first_numbers_of_differences_without_a_swipe(
+    folder: Path, browser: Browser, name: str
+) -> None:
+    page = opened(browser, folder / f"{name}.html")
+    sized(page, 360)
+    cut = page.each(
+        ".scroll:is([aria-label*=ifferences], [aria-label*=comparisons], [aria-label^=Means])",
+        "e => e.querySelector('tbody td:not(.t)').getBoundingClientRect().right"
+        "> e.getBoundingClientRect().right ? e.ariaLabel : ''",
+    )
+    assert cut
+    assert not any(cut)
     page.close()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from client.vault.opening import create_vault, destroy_vault
 from client.vault.secrets import Passphrase
 from proper_model.errors import BusyError, ConfigError, DataError, StorageError
 from proper_model.tasks.records import User
-from proper_model.text import ChatMessage
+from proper_model.text import ChatMessage, Encoder
 from tests.device_cli import PASSPHRASE, Person, publish_release, quick_release, write_jsonl
 from tests.releases import small_users
 
@@ -68,8 +68,10 @@ def quiet(*_: object) -> None:
     pass
 
 
-def whole(session: Session, prompt: str, stage: str) -> tuple[str, Ending]:
-    asked = [ChatMessage("user", prompt)]
+def whole(
+    session: Session, prompt: str, stage: str, before: tuple[ChatMessage, ...] = ()
+) -> tuple[str, Ending]:
+    asked = [*before, ChatMessage("user", prompt)]
     pieces, answering = [], session.generate(asked, stage=stage, manner=Manner())
     while True:
         try:
@@ -102,12 +104,29 @@ def test_answers_are_those_of_the_command_line(
         text, ending = whole(session, question, stage)
         assert text == capsys.readouterr().out.strip()
         assert ending.tokens >= 1
-    assert session.count_tokens([ChatMessage("user", question)], stage="3") > 1
+        assert ending.prompt_tokens > 1
     routing = session.routing(question, stage="3")
     assert len(routing.sites) == len(routing.weights)
     assert all(abs(sum(row) - 1) < 1e-5 for row in routing.weights)
     with pytest.raises(ConfigError):
         session.routing(question, stage="1")
+
+
+def test_a_conversation_is_made_into_tokens_once(
+    session: ServedPerson, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To be refused if it is too long, answered and counted."""
+    made: list[list[int]] = []
+    conversation = Encoder.conversation
+
+    def counted(encoder: Encoder, messages: Sequence[ChatMessage]) -> list[int]:
+        made.append(conversation(encoder, messages))
+        return made[-1]
+
+    monkeypatch.setattr(Encoder, "conversation", counted)
+    before = (ChatMessage("system", "be brief"),)
+    _, ending = whole(session, user.queries[0].input, "3", before)
+    assert [len(tokens) for tokens in made] == [ending.prompt_tokens]
 
 
 def test_forgetting_items_and_then_everything(

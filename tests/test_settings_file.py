@@ -216,6 +216,15 @@ def test_a_named_file_must_be_there(tmp_path: Path, monkeypatch: Any, capsys: An
     assert str(other) in capsys.readouterr().out
 
 
+def test_a_folder_is_no_file_of_settings(tmp_path: Path, capsys: Any) -> None:
+    for words in (["path"], ["config", "set", "threads", "2"]):
+        assert run_cli(["--config", str(tmp_path), *words]) == 11
+        told = capsys.readouterr().err
+        assert f"{tmp_path}: a folder, expected a file of settings" in told
+        assert str(tmp_path / "config.toml") in told
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_name_that_cannot_be_a_file_is_no_internal_error(
     monkeypatch: Any, tmp_path: Path, capsys: Any
 ) -> None:

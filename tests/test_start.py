@@ -46,6 +46,7 @@ from proper_model.errors import (
     StateError,
 )
 from proper_model.settings import load_profile
+from proper_model.storage.canonical import MAX_INTEGER
 from proper_model.tasks.records import HistoryItem
 from proper_model.tasks.task import load_task
 from tests.bundle_samples import fixed_key
@@ -202,6 +203,24 @@ def test_again_is_the_same_release_and_something_else_the_next(
     (damaged / "manifest.json").unlink()
     assert start(begun, profile, task=str(tmp_path / "moods.toml")) == 0
     assert capsys.readouterr().out.startswith("your own release 3 ")
+
+
+def test_behind_the_highest_version_comes_the_first_again(
+    begun: Person, profile: Path, tmp_path: Path, capsys
+) -> None:
+    """Such a number comes with a copy: it must not end `start` for ever."""
+    state = read_state(begun.home)
+    assert state is not None
+    write_state(begun.home, state.model_copy(update={"version": MAX_INTEGER - 1}))
+    for task, version in (("moods", MAX_INTEGER), ("tempers", 1)):
+        file = tmp_path / f"{task}.toml"
+        assert begun.run("new-task", file, *options(task, *MOODS[1:])) == 0
+        capsys.readouterr()
+        assert start(begun, profile, task=str(file)) == 0
+        assert capsys.readouterr().out.startswith(f"your own release {version} ")
+    bundle = installed(begun.home)
+    assert bundle is not None
+    assert bundle.version == 1
 
 
 def test_it_does_not_expire(begun: Person) -> None:

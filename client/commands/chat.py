@@ -25,7 +25,7 @@ from proper_model.errors import ConfigError, DataError, ProperError
 from proper_model.tasks import counted, parse_depth
 
 if TYPE_CHECKING:
-    from client.person.answering import Personal, Wording
+    from client.person.answering import Personal, Prompt, Wording
     from proper_model.answering import Sampling
     from proper_model.text import ChatMessage
 
@@ -163,14 +163,9 @@ class Talk:
         pieces: list[str] = []  # those that whoever reads them has had time to show
         complete = False
         try:
-            self._make_room()
-            self._tell_wording()
-            answering = self.mine.answer(
-                self._messages(),
-                stage=self.stage,
-                max_tokens=self.max_tokens,
-                sampling=self.sampling,
-            )
+            prompt = self._make_room()
+            self._tell_wording(prompt.wording)
+            answering = self.mine.answer(prompt, max_tokens=self.max_tokens, sampling=self.sampling)
             with closing(answering):
                 for piece in answering:
                     yield piece
@@ -192,17 +187,18 @@ class Talk:
         system = [] if self.system is None else [ChatMessage("system", self.system)]
         return system + self.said[first:]
 
-    def _make_room(self) -> None:
-        """Leave out the oldest turns until the base can read the rest and answer.
+    def _make_room(self) -> Prompt:
+        """Leave out the oldest turns until the base can read the rest, which is returned, and answer.
 
         Raises DataError, and leaves none out, where it could not read the last message by itself.
         """
-        from client.person.answering import wording_of
-
         reads = self.mine.positions
         wanted, gone = min(self.max_tokens or LEAST_ANSWER, reads // 2), 0
-        while wording_of(asked := self._messages(2 * gone)) == "chat":
-            tokens = len(self.mine.asked_tokens(asked, stage=self.stage))
+        while True:
+            prompt = self.mine.prompt(self._messages(2 * gone), stage=self.stage)
+            tokens = len(prompt.tokens)
+            if prompt.wording == "task":  # which is cut to what there is room for
+                break
             last = 2 * gone == len(self.said) - 1
             if last and tokens >= reads:
                 raise DataError(
@@ -219,11 +215,9 @@ class Talk:
                 f"this base reads {reads} tokens: the oldest {counted(gone, 'turn')} "
                 "left out from here on"
             )
+        return prompt
 
-    def _tell_wording(self) -> None:
-        from client.person.answering import wording_of
-
-        wording = wording_of(self._messages())
+    def _tell_wording(self, wording: Wording) -> None:
         if wording != self.asked_as:
             self.asked_as = wording
             form = ""

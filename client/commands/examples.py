@@ -27,8 +27,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "update": ("update new-notes.jsonl", "update new-notes.jsonl --json"),
     "generate": (
-        "generate 'a shy poet falls in love'",
-        "generate --stage 1 'a shy poet falls in love'",
+        "generate 'a shy poet at a small wedding'",
+        "generate --stage 1 'a shy poet at a small wedding'",
         "generate --input questions.jsonl --output answers.jsonl",
     ),
     "chat": ("chat", "chat --system 'Answer in one sentence.' --temperature 0.7 --seed 1"),

@@ -52,6 +52,19 @@ def check_retrieve(state: PersonalState | None, depth: Depth | None) -> None:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A conversation as a stage reads it, made into tokens once: to refuse, to answer and to count it."""
+
+    messages: Sequence[ChatMessage]
+    stage: str
+    tokens: Sequence[int]
+
+    @property
+    def wording(self) -> Wording:
+        return wording_of(self.messages)
+
+
+@dataclass(frozen=True)
 class Personal:
     """One task of one person over one release; `private` is empty before any adaptation.
 
@@ -188,13 +201,14 @@ class Personal:
         self, text: str, *, stage: str, max_tokens: int | None = None
     ) -> Generator[str, None, Ended]:
         """The answer to a question, greedily decoded, in pieces. Raises as `answer`."""
-        return self.answer([ChatMessage("user", text)], stage=stage, max_tokens=max_tokens)
+        return self.answer(
+            self.prompt([ChatMessage("user", text)], stage=stage), max_tokens=max_tokens
+        )
 
     def answer(
         self,
-        messages: Sequence[ChatMessage],
+        prompt: Prompt,
         *,
-        stage: str,
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
@@ -202,22 +216,20 @@ class Personal:
         """The answer to the last message of a conversation, in pieces; greedily without `sampling`.
 
         Args:
-            messages: in order (`proper_model.text.in_order`).
             max_tokens: at most so many; never more than there is room for.
             stop: texts before which the answer ends.
 
         Raises, before the first piece: ConfigError for a stage that there is not, DataError for a
-        conversation that leaves no room, BaseModelError where the base's chat template fails on it.
+        conversation that leaves no room.
         """
-        prompt = self.asked_tokens(messages, stage=stage)
-        if wording_of(messages) == "task":
-            limit = self.answer_limit(messages[-1].text, max_tokens)
+        if prompt.wording == "task":
+            limit = self.answer_limit(prompt.messages[-1].text, max_tokens)
             ends: tuple[int, ...] = ()
         else:
-            room = self.positions - len(prompt)
+            room = self.positions - len(prompt.tokens)
             if room < 1:
                 raise DataError(
-                    f"the conversation has {len(prompt)} tokens and this base reads "
+                    f"the conversation has {len(prompt.tokens)} tokens and this base reads "
                     f"{self.positions}, its answer included",
                     hint="begin anew, or leave the oldest messages out",
                 )
@@ -227,19 +239,27 @@ class Personal:
         return stream(
             self.model,
             self.encoder,
-            prompt,
-            self._answering.mixture(self.arm(stage), [self.private], [self.trained_items]),
+            prompt.tokens,
+            self._answering.mixture(self.arm(prompt.stage), [self.private], [self.trained_items]),
             max_new_tokens=limit,
             sampling=sampling,
             stop=stop,
             ends=ends,
         )
 
-    def asked_tokens(self, messages: Sequence[ChatMessage], *, stage: str) -> list[int]:
-        """A conversation as the model reads it; a question of the task alone as `prompt_tokens`."""
+    def prompt(self, messages: Sequence[ChatMessage], *, stage: str) -> Prompt:
+        """A conversation as the model reads it; a question of the task alone as `prompt_tokens`.
+
+        Args:
+            messages: in order (`proper_model.text.in_order`).
+
+        Raises BaseModelError where the base's chat template fails on it.
+        """
         if wording_of(messages) == "task":
-            return self.prompt_tokens(messages[-1].text, stage=stage)
-        return self.encoder.conversation(messages)
+            tokens = self.prompt_tokens(messages[-1].text, stage=stage)
+        else:
+            tokens = self.encoder.conversation(messages)
+        return Prompt(messages, stage, tokens)
 
     @property
     def positions(self) -> int:

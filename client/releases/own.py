@@ -47,6 +47,7 @@ from proper_model.bundle.trusted_root import OWN_CHANNEL, TrustedRoot
 from proper_model.errors import BundleError, ConfigError, StateError, StorageError
 from proper_model.progress import Progress, silent
 from proper_model.settings import StageSettings, load_profile
+from proper_model.storage.canonical import MAX_INTEGER
 from proper_model.storage.files import read_bounded, storage_errors
 from proper_model.storage.new_folder import check_new, new_folder
 from proper_model.tasks import Task
@@ -248,7 +249,9 @@ def _sign_and_install(
     now: datetime,
 ) -> InstalledBundle:
     """Install the files as a device installs anybody's, by a root that was made for them."""
-    version = 1 if state is None else state.version + 1
+    # Behind the highest number there is comes 1 again: it is a name here, and orders nothing, since what an
+    # earlier key signed counts no more under this root.
+    version = 1 if state is None else state.version % MAX_INTEGER + 1
     expires = now + timedelta(days=MAX_RELEASE_DAYS)
     key = Ed25519PrivateKey.generate()
     root = TrustedRoot.of([key], channel=OWN_CHANNEL)

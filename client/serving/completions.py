@@ -54,20 +54,20 @@ class Reply(ABC):
         """Chunks before the first piece."""
         return iter(())
 
-    def whole(self, text: str, ending: Ending, prompt_tokens: int) -> Json:
+    def whole(self, text: str, ending: Ending) -> Json:
         framed = self._framed(self.kind, self.answer(text), ending.reason)
-        return framed | {"usage": usage(ending, prompt_tokens)}
+        return framed | {"usage": usage(ending)}
 
     def chunk(self, choice: Json, reason: str | None = None) -> Json:
         framed = self._framed(self.chunk_kind, choice, reason)
         return framed | {"usage": None} if self.include_usage else framed
 
-    def closing(self, ending: Ending, prompt_tokens: int) -> Iterator[Json]:
+    def closing(self, ending: Ending) -> Iterator[Json]:
         """Chunks after the last piece."""
         last = self.chunk(self.part(""), ending.reason)
         yield last
         if self.include_usage:
-            yield last | {"choices": [], "usage": usage(ending, prompt_tokens)}
+            yield last | {"choices": [], "usage": usage(ending)}
 
     def _framed(self, kind: str, choice: Json, reason: str | None) -> Json:
         return {
@@ -106,12 +106,12 @@ class ChatReply(Reply):
         yield self.chunk({"delta": {"role": "assistant", "content": ""}})
 
 
-def usage(ending: Ending, prompt_tokens: int) -> Json:
+def usage(ending: Ending) -> Json:
     """Token counts of an answer."""
     return {
-        "prompt_tokens": prompt_tokens,
+        "prompt_tokens": ending.prompt_tokens,
         "completion_tokens": ending.tokens,
-        "total_tokens": prompt_tokens + ending.tokens,
+        "total_tokens": ending.prompt_tokens + ending.tokens,
     }
 
 
@@ -163,15 +163,15 @@ class Completions:
 
     async def _whole(self, body: CompletionRequest | ChatRequest, reply: Reply) -> Json:
         pieces: list[str] = []
-        async with self.turns.turn(), self._generating(asked := self._asked(body)) as step:
+        async with self.turns.turn(), self._generating(self._asked(body)) as step:
             while isinstance(part := await step(), str):
                 pieces.append(part)
-            return reply.whole("".join(pieces), part, await self._count(asked))
+            return reply.whole("".join(pieces), part)
 
     async def _stream(
         self, body: CompletionRequest | ChatRequest, reply: Reply, emit: Emit
     ) -> None:
-        async with self.turns.turn(), self._generating(asked := self._asked(body)) as step:
+        async with self.turns.turn(), self._generating(self._asked(body)) as step:
             part: str | Ending = await step()  # before anything is sent: a refusal is a status
             for chunk in reply.opening():
                 await emit(chunk)
@@ -179,12 +179,8 @@ class Completions:
                 if part:
                     await emit(reply.chunk(reply.part(part)))
                 part = await step()
-            for chunk in reply.closing(part, await self._count(asked)):
+            for chunk in reply.closing(part):
                 await emit(chunk)
 
     def _generating(self, asked: Asked) -> AbstractAsyncContextManager[Step]:
         return self.turns.generating(asked.messages, stage=asked.stage, manner=asked.manner)
-
-    async def _count(self, asked: Asked) -> int:
-        count = partial(self.turns.session.count_tokens, asked.messages, stage=asked.stage)
-        return await self.turns.worker.call(count)

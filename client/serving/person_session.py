@@ -11,9 +11,10 @@ import gc
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from typing import Literal
 
 from client.person import adapting
-from client.person.answering import Personal, Wording, check_retrieve, wording_of
+from client.person.answering import Personal, Prompt, Wording, check_retrieve, wording_of
 from client.person.learner import Learner
 from client.person.load_for_training import choice_for, load_within
 from client.person.state import PersonalState
@@ -163,28 +164,27 @@ class ServedPerson:
     def generate(
         self, messages: Sequence[ChatMessage], *, stage: str, manner: Manner
     ) -> Generator[str, None, Ending]:
-        self._check_room(messages, stage)
+        prompt = self._prompt(messages, stage)
         sampling = None
         if manner.temperature > 0:
             sampling = Sampling(manner.temperature, seeded(manner.seed), manner.top_p)
         ended = yield from self._mine.answer(
-            messages,
-            stage=stage,
+            prompt,
             max_tokens=manner.max_tokens,
             sampling=sampling,
             stop=manner.stop,
         )
-        return Ending("stop" if ended.done else "length", ended.tokens)
+        reason: Literal["stop", "length"] = "stop" if ended.done else "length"
+        return Ending(reason, ended.tokens, len(prompt.tokens))
 
-    def _check_room(self, messages: Sequence[ChatMessage], stage: str) -> None:
-        """Raise RequestError, which names the field, for a conversation that cannot be asked."""
-        if wording_of(messages) == "task":
-            return
+    def _prompt(self, messages: Sequence[ChatMessage], stage: str) -> Prompt:
+        """A conversation as it is asked. Raises RequestError, which names the field, if it cannot be."""
         try:
-            tokens = len(self._mine.asked_tokens(messages, stage=stage))
+            prompt = self._mine.prompt(messages, stage=stage)
         except BaseModelError as error:
             raise RequestError(400, f"messages: {error.message}", param="messages") from None
-        if tokens >= self._mine.positions:
+        tokens = len(prompt.tokens)
+        if prompt.wording == "chat" and tokens >= self._mine.positions:
             raise RequestError(
                 400,
                 f"messages: {tokens} tokens, and this base reads {self._mine.positions}, its answer "
@@ -192,9 +192,7 @@ class ServedPerson:
                 param="messages",
                 code="context_length_exceeded",
             )
-
-    def count_tokens(self, messages: Sequence[ChatMessage], *, stage: str) -> int:
-        return len(self._mine.asked_tokens(messages, stage=stage))
+        return prompt
 
     def routing(self, prompt: str, *, stage: str) -> Routing:
         asked = self._mine.own_items(stage).ask(prompt)

@@ -36,14 +36,15 @@ class Manner:
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a generation ended and how many tokens it made.
+    """Why a generation ended, how many tokens it made, and how many it was asked with.
 
     `length`: `max_tokens`, or the model's own limit, was reached. `stop`: the model was done, or a
-    stop text came.
+    stop text came. `prompt_tokens`: of the whole prompt, with what is put around the words given.
     """
 
     reason: Literal["stop", "length"]
     tokens: int
+    prompt_tokens: int
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,6 @@ class Session(Protocol):
         `close()` ends it early. Raises ConfigError, DataError or RequestError for what it cannot take,
         at the first piece at the latest.
         """
-
-    def count_tokens(self, messages: Sequence[ChatMessage], *, stage: str) -> int:
-        """Of a whole prompt as a stage is asked, with what is put around the words given."""
 
     def routing(self, prompt: str, *, stage: str) -> Routing:
         """Raises ConfigError for a stage without experts."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -186,6 +187,11 @@ def _refuse_secret(name: str, where: Path | str) -> None:
 def _bytes(path: Path) -> bytes:
     with storage_errors(path):
         found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise ConfigError(
+                f"{path}: a folder, expected a file of settings",
+                hint=f"name the file itself, for example {path / FILE_NAME}",
+            )
         data = read_followed(path, limit_bytes=MAX_BYTES)
     if found.st_mode & _OTHERS_WRITE or found.st_uid not in (0, os.getuid()):
         raise ConfigError(

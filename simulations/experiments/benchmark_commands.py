@@ -309,7 +309,7 @@ def _leave(result: BenchmarkResult, out: Path, example: Example | None) -> dict[
     with storage_errors(out):
         write_document(result, result_file)
         write_atomic(table, markdown(result).encode())
-        (section,) = write_page([result], page, examples=[example])
+        section = write_page(result, page, example=example)
         folder = make_private_folder(out / "figures")
         figures = {folder / f"{one.key.partition('-')[2]}.svg": one for one in section.figures}
         for path, figure in figures.items():

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from proper_model.evaluation import LOWER_IS_BETTER
 from simulations.experiments.benchmark_schema import (
@@ -20,8 +21,9 @@ from simulations.experiments.benchmark_schema import (
 )
 from simulations.experiments.benchmark_summary import main_metrics
 from simulations.experiments.benchmark_tables import metrics_of
-from simulations.experiments.comparing import gains, shares
+from simulations.experiments.comparing import THRESHOLD, gains, shares
 from simulations.reporting import figures
+from simulations.reporting.charts import People
 from simulations.reporting.figures import Figure
 
 COLOURS = (
@@ -82,25 +84,19 @@ def distribution(
     a: Mapping[str, float], b: Mapping[str, float], first: str, second: str, metric: str, key: str
 ) -> Figure | None:
     """The gain of every single person, sorted: a mean can hide people who lose."""
-    values = sorted(gains(a, b, metric)) if a.keys() == b.keys() else []
+    found = gains(a, b, metric) if a.keys() == b.keys() else []
+    values = sorted((gain + 0.0 for gain in found), reverse=True)  # no -0.000
     if not values or not all(map(math.isfinite, values)):
         return None
     who = shares(values)
-    with figures.drawing(4.8, 2.6) as (canvas, axes):
-        colours = [figures.GREEN if v > 0 else figures.ORANGE for v in values]
-        axes.bar(range(len(values)), values, color=colours, width=0.9)
-        axes.axhline(0.0, color=figures.INK, linewidth=0.8)
-        axes.axhline(float(np.mean(values)), color=figures.INK, linewidth=0.8, linestyle="--")
-        axes.set_xticks([])
-        axes.set_xlabel(f"{len(values)} people, sorted; dashed: mean")
-        axes.set_ylabel(f"gain in {metric}")
-        named = f"Gain of every person: {first} over {second} ({metric}, above 0 is better)"
-        alt = (
-            f"{named}. {who.helped:.0%} of {len(values)} people are helped, {who.hurt:.0%} are hurt; "
-            f"gains go from {values[0]:+.3f} to {values[-1]:+.3f}, mean {np.mean(values):+.3f}."
-        )
-        note = f"One bar a person, {len(values)} people; unit: {metric}, above 0 is better."
-        return figures.inline(canvas, key, named, alt, note)
+    named = f"Gain of every person: {first} over {second} ({metric}, above 0 is better)"
+    said = (
+        f"{who.helped:.0%} of {len(values)} people are helped, {who.hurt:.0%} are hurt, by more than "
+        f"{THRESHOLD}; gains go from {values[-1]:+.3f} to {values[0]:+.3f}, mean {np.mean(values):+.3f}"
+    )
+    note = f"One bar a person, {len(values)} people, the greatest gain first; unit: {metric}."
+    chart = People(tuple(values), f"gain in {metric}")
+    return figures.charted(key, named, said, chart, note)
 
 
 def lengths(points: Sequence[LengthPoint], metric: str, *, key: str) -> Figure | None:
@@ -124,8 +120,7 @@ def lengths(points: Sequence[LengthPoint], metric: str, *, key: str) -> Figure |
                 markersize=5,
                 label=f"{a} − {b}",
             )
-            for x, point in zip(where, own, strict=True):
-                axes.plot([x, x], [point.low, point.high], color=colour, linewidth=1)
+            _upright(axes, where, [p.low for p in own], [p.high for p in own], colour)
             values = ", ".join(f"{p.delta:+.3f} with {p.items}" for p in own)
             said.append(f"{a} minus {b}: {values}")
         axes.axhline(0.0, color=figures.INK, linewidth=0.8, linestyle=":")
@@ -141,6 +136,20 @@ def lengths(points: Sequence[LengthPoint], metric: str, *, key: str) -> Figure |
         return figures.inline(canvas, key, named, f"{named}. {'; '.join(said)}.", note)
 
 
+def _upright(
+    axes: Axes,
+    where: Sequence[float],
+    lows: Sequence[float],
+    highs: Sequence[float],
+    colour: str,
+) -> None:
+    """Intervals as one path, which a gap parts: an element each would be most of a page's bytes."""
+    gap = [math.nan] * len(where)
+    across = [x for three in zip(where, where, gap, strict=True) for x in three]
+    up = [y for three in zip(lows, highs, gap, strict=True) for y in three]
+    axes.plot(across, up, color=colour, linewidth=1)
+
+
 def learning_curves(curves: Sequence[Curve], *, key: str) -> Figure | None:
     """Held-back loss at every look, with standard errors where they were taken."""
     said, drawn = [], 0
@@ -153,8 +162,9 @@ def learning_curves(curves: Sequence[Curve], *, key: str) -> Figure | None:
             colour = COLOURS[place % len(COLOURS)]
             looks = list(range(len(losses)))
             axes.plot(looks, losses, color=colour, marker="o", markersize=4, label=curve.variant)
-            for x, loss, error in zip(looks, losses, curve.standard_error, strict=False):
-                axes.plot([x, x], [loss - error, loss + error], color=colour, linewidth=1)
+            known = list(zip(looks, losses, curve.standard_error, strict=False))
+            lows, highs = ([v + sign * e for _, v, e in known] for sign in (-1, 1))
+            _upright(axes, [x for x, _, _ in known], lows, highs, colour)
             axes.plot(
                 [curve.kept], [losses[min(curve.kept, len(losses) - 1)]], "o", markersize=9,
                 markerfacecolor="none", color=colour,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from proper_model.evaluation import CORPUS_METRICS, Scored, user_values
-from proper_model.settings import uncalibrated
+from proper_model.settings import Stage2People, uncalibrated
 from simulations.experiments.benchmark_plan import Plan, Variant
 from simulations.experiments.benchmark_schema import (
     BenchmarkResult,
@@ -108,10 +108,20 @@ def people_values(table: Scored) -> dict[str, list[float]]:
     }
 
 
+def _seen(plan: Plan) -> str:
+    """Which variants' stage 2 has seen the histories of the people who are asked, as an exception."""
+    everybody = Stage2People.EVERYBODY.value
+    seen = [one.name for one in plan.variants if one.options.stage2_users == everybody]
+    if not seen:
+        return ""
+    where = "" if len(seen) == len(plan.variants) else f" of {', '.join(map(repr, seen))}"
+    return f", except that stage 2{where} has seen their histories"
+
+
 def _standing_notes(plan: Plan, people: int) -> list[str]:
     notes = [
-        "people are those whom no pooled stage has seen; where the paper's authors released code, "
-        "its stage 2 most probably trains on the test users' own histories, which is the easier "
+        f"people are those whom no pooled stage has seen{_seen(plan)}; where the paper's authors released "
+        "code, its stage 2 most probably trains on the test users' own histories, which is the easier "
         "setting"
     ]
     if people < FEW_PEOPLE:

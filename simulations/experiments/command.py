@@ -117,17 +117,22 @@ def table(
 @gives("exp page")
 def page(
     sources: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Benchmarks.")],
-    out: Annotated[Path, typer.Option(metavar="PAGE", help="HTML file to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="PAGE", help="HTML file to write; of several benchmarks others beside it."
+        ),
+    ],
 ) -> dict[str, Any]:
-    """Write one page from finished benchmarks of several data sets, side by side."""
+    """Write the page of a finished benchmark; of several one that compares them, and a page each."""
     from proper_model.storage.files import storage_errors
-    from simulations.experiments.benchmark_page import write_page
+    from simulations.experiments.benchmark_page import write_pages
     from simulations.experiments.benchmark_schema import read_benchmark
 
     with storage_errors(out):
-        write_page([read_benchmark(path) for path in sources], out)
-    say(f"page: {out}")
-    return {"page": str(out), "sources": len(sources)}
+        written = write_pages([read_benchmark(path) for path in sources], out)
+    say(f"page: {out}" + (f", and beside it {len(written) - 1} more" if len(written) > 1 else ""))
+    return {"page": str(out), "pages": list(map(str, written)), "sources": len(sources)}
 
 
 def _print(result: Experiment, *, markdown: bool = False) -> None:

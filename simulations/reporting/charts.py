@@ -2,7 +2,7 @@
 
 A picture that shrinks with a narrow screen shrinks its letters too. So these hold only numbers and words;
 `templates/charts.html.j2` sets the words as a list and draws each row's line in SVG, at percents of the
-room there is. `standalone` draws those with rows as a picture of their own, for a file.
+room there is. `standalone` draws all but routing as a picture of its own, for a file.
 """
 
 from __future__ import annotations
@@ -122,6 +122,22 @@ class People:
         return top, round(foot - top, 1)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Of what `paths` are drawn in: ten across a person, a thousand down."""
+        return 10 * len(self.gains), 1000
+
+    @property
+    def paths(self) -> list[tuple[str, str]]:
+        """Tone, and the bars of that tone as one path: an element a person would be heavy."""
+        found: dict[str, list[str]] = {}
+        for place, gain in enumerate(self.gains):
+            top, length = (round(10 * part) for part in self.span(gain))
+            if length:
+                tone = "gain" if gain > 0 else "loss"
+                found.setdefault(tone, []).append(f"M{10 * place + 1} {top}h8v{length}h-8z")
+        return [(tone, "".join(bars)) for tone, bars in found.items()]
+
+    @property
     def ticks(self) -> list[tuple[float, str]]:
         """Percent from the top, and text."""
         return _ticks(*self.ends, self.at)
@@ -191,8 +207,38 @@ def _ticks(low: float, high: float, at: Callable[[float], float]) -> list[tuple[
     return [(at(v), f"{v:.6g}") for v in map(float, values) if low <= v <= high]
 
 
-def standalone(chart: Intervals | Bars) -> str:
-    """A picture of its own: names on the left, lines in the middle, numbers on the right."""
+def standalone(chart: Chart) -> str:
+    """A picture of its own; nothing of routing, which its page alone draws."""
+    if isinstance(chart, Intervals | Bars):
+        return _rows(chart)
+    return _people(chart) if isinstance(chart, People) else ""
+
+
+def _people(chart: People) -> str:
+    """Bars side by side, the axis on the left."""
+    wide, high = chart.size
+    left, room, tall = 60, WIDTH - 80, 240
+
+    def y(percent: float) -> float:
+        return round(LINE + tall * percent / 100, 1)
+
+    bars = "".join(f'<path d="{path}" fill="{_ink(tone)}"/>' for tone, path in chart.paths)
+    words = "".join(
+        f'<text x="{left - 8}" y="{round(y(at) + 4, 1)}" text-anchor="end">{text}</text>'
+        for at, text in chart.ticks
+    )
+    said = f"{chart.axis}; {len(chart.gains)} people, above 0 is better"
+    drawn = (
+        f'<svg x="{left}" y="{LINE}" width="{room}" height="{tall}" viewBox="0 0 {wide} {high}" '
+        f'preserveAspectRatio="none">{bars}</svg>'
+        f'<path d="M{left} {y(chart.at(0.0))}h{room}" stroke="currentColor"/>{words}'
+        f'<text x="{left + room / 2}" y="{tall + 3 * LINE}" text-anchor="middle">{escape(said)}</text>'
+    )
+    return _picture(drawn, tall + 4 * LINE)
+
+
+def _rows(chart: Intervals | Bars) -> str:
+    """Names on the left, lines in the middle, numbers on the right."""
     room = WIDTH - LABELS - WORDS - 20
     drawn: list[str] = []
     y = LINE
@@ -228,9 +274,13 @@ def standalone(chart: Intervals | Bars) -> str:
         ]
         y += LINE
     drawn.append(word(LABELS + 10 + room / 2, chart.axis, "middle"))
+    return _picture("".join(drawn), y + LINE)
+
+
+def _picture(drawn: str, height: int) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + LINE}" width="{WIDTH}" '
-        'font-family="sans-serif" font-size="13" fill="currentColor">' + "".join(drawn) + "</svg>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
+        f'font-family="sans-serif" font-size="13" fill="currentColor">{drawn}</svg>'
     )
 
 

@@ -28,7 +28,6 @@ from simulations.reporting.charts import (
     Bars,
     Chart,
     Heat,
-    Intervals,
     Mark,
     People,
     Row,
@@ -115,6 +114,8 @@ def inline(canvas: Canvas, key: str, title: str, alt: str, note: str = "") -> Fi
     text = PLACES.sub(_shorter, re.sub(r">\s+<", "><", text))
     text = re.sub(r"font-family: [^;\"]*", "font-family: sans-serif", text)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # nothing points at them
+    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)  # which turns nothing
+    text = re.sub(r'style="[^"]*"', lambda found: found[0].replace("; ", ";"), text)
     for colour, name in SERIES.items():
         text = text.replace(colour, f"var({name}, {colour})")
     text = text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
@@ -127,9 +128,8 @@ def _shorter(attribute: re.Match[str]) -> str:
 
 
 def charted(key: str, title: str, said: str, chart: Chart, note: str = "") -> Figure:
-    """A chart as a figure, and in words; one with rows is a picture of its own too."""
-    svg = standalone(chart) if isinstance(chart, Intervals | Bars) else ""
-    return Figure(key, title, f"{title}. {said}.", svg, note, chart)
+    """A chart as a figure, and in words; all but routing is a picture of its own too."""
+    return Figure(key, title, f"{title}. {said}.", standalone(chart), note, chart)
 
 
 def forest(

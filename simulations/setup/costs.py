@@ -43,7 +43,7 @@ def plan_costs(options: RunOptions, progress: Progress) -> Estimate:
         if existing is not None:
             prepared = build(one, source)
             check_same(existing, prepared.plan, prepared.files)
-        check_control(one, len(source.population.test))
+        check_control(one, source)
         result = _costs(one, source, progress)
         return result.times(len(runs)) if len(runs) > 1 else result
 

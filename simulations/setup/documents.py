@@ -139,6 +139,10 @@ class Page(Document):
     sources: int = Field(description="files or runs that it shows")
 
 
+class Pages(Page):
+    pages: list[str] = Field(description="the page and those it links to")
+
+
 class Source(Scores):
     source: str
 
@@ -342,7 +346,7 @@ DOCUMENTS: Documents = {
         )
     },
     "exp table": (Experiments,),
-    "exp page": (Page,),
+    "exp page": (Pages,),
     **{
         f"privacy {name}": (AttackLeft,)
         for name in (

@@ -153,13 +153,15 @@ class Machinery:
 class Places:
     """Where a run and its cached phases lie, and whether it goes on with what lies there.
 
-    With `holds_folds`, `out` holds a folder for each fold's run.
+    With `holds_folds`, `out` holds a folder for each fold's run; `one_of_folds` is such a folder, and the other
+    folds are run behind it.
     """
 
     out: Path
     cache: Path
     resume: bool
     holds_folds: bool = False
+    one_of_folds: bool = False
 
 
 @dataclass(frozen=True)
@@ -286,7 +288,7 @@ class RunOptions:
             ),
             Training(self.preset_name, structure, arms, self.seed),
             Machinery(self.users_per_node, self.actors, self.threads, memory_bytes),
-            Places(out, cache, self.resume),
+            Places(out, cache, self.resume, one_of_folds=self.all_folds),
         )
 
     def _check_data(self) -> None:

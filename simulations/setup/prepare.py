@@ -89,7 +89,7 @@ def write(prepared: Prepared, progress: Progress) -> None:
 def build(run: OneRun, source: Source) -> Prepared:
     """Plan and files of a run."""
     # Before anything is written: a contradiction must leave OUT free.
-    check_control(run, len(source.population.test))
+    check_control(run, source)
     placement = place(run.machinery, source)
     out = run.places.out.resolve()
     run_root = make_run_root(out / "server", now=datetime.now(UTC))
@@ -143,19 +143,24 @@ def build(run: OneRun, source: Source) -> Prepared:
     return Prepared(plan, files)
 
 
-def check_control(run: OneRun, test_users: int | None = None) -> None:
+def check_control(run: OneRun, source: Source | None = None) -> None:
     """Raise ConfigError for too few test users to deal private states to somebody else.
 
-    `test_users` None: before data are read, so at most as many as the options allow.
+    Of all folds, where the others are run behind this one: not after hours. `source` None: before data are
+    read, so at most as many as the options allow.
     """
-    people = run.reading.people
-    if test_users is None:
+    people, where = run.reading.people, ""
+    if source is None:
         caps = (people.users, parse_split(people.split).count)  # 0: as many as the data have
         test_users = min((cap for cap in caps if cap), default=FEWEST_SHUFFLED)
+    elif run.places.one_of_folds and source.fewest_tested is not None:
+        test_users, where = source.fewest_tested, f" in the smallest of {people.folds} folds"
+    else:
+        test_users = len(source.population.test)
     arms = [arm for arm in run.training.arms if arm not in CONTROL_ARMS]
     if test_users < FEWEST_SHUFFLED and len(arms) < len(run.training.arms):
         raise ConfigError(
-            f"{counted(test_users, 'test user')}: arm {CONTROL_ARMS[0]} gives everybody the private "
+            f"{counted(test_users, 'test user')}{where}: arm {CONTROL_ARMS[0]} gives everybody the private "
             f"state of somebody else, which takes at least {FEWEST_SHUFFLED}",
             hint=f"take more test users, or leave the arm out: --arms {','.join(arms)}",
         )

@@ -14,6 +14,7 @@ from proper_model.data import (
     apply_split,
     check_pool,
     effective_split,
+    parse_split,
     read_population,
     validation,
 )
@@ -26,7 +27,7 @@ from proper_model.text import Encoder, label_warnings, text_warnings
 from simulations.setup.columns import parse_columns
 from simulations.setup.dataset_people import read_dataset
 from simulations.setup.dataset_rows import is_dataset, parse_name
-from simulations.setup.options import ASKED_LABEL, Demo, Files, Reading
+from simulations.setup.options import ASKED_LABEL, Demo, Files, People, Reading
 
 DATA_HINT = "give a folder with OPPU's or LaMP's files, or a dataset as hf:NAME"
 MOST_WARNINGS = 5  # shown by a run; `validate` shows all
@@ -38,7 +39,8 @@ class Source:
 
     `people` says who takes part, as results name it. `base` is where the base lies, `found` what its
     files say; of a base that is still to be made, files that only describe it. `left_out` pooled people of
-    the data have no standing consent, where consents are asked for.
+    the data have no standing consent, where consents are asked for. `fewest_tested` test users are in the smallest
+    of the folds, where there are several.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Source:
     warnings: tuple[str, ...] = ()
     people: str = ""
     left_out: int = 0
+    fewest_tested: int | None = None
 
 
 def load_source(reading: Reading, progress: Progress, *, scratch: Path | None = None) -> Source:
@@ -81,6 +84,9 @@ def load_source(reading: Reading, progress: Progress, *, scratch: Path | None = 
         max_items=people.max_items,
         seed=reading.seed,
     )
+    fewest = None
+    if people.folds > 1:
+        fewest = _fewest_tested(source.population, people)
     left_out = 0
     if reading.consents is not None:
         agreed = read_consents(reading.consents).standing(reading.release_name)
@@ -97,7 +103,17 @@ def load_source(reading: Reading, progress: Progress, *, scratch: Path | None = 
     label = replace(people, split=split).label
     if isinstance(origin, Files) and is_dataset(origin.data):
         label = f"{label}, {ASKED_LABEL}"  # such data have no questions of their own
-    return replace(source, population=population, people=label, left_out=left_out)
+    return replace(
+        source, population=population, people=label, left_out=left_out, fewest_tested=fewest
+    )
+
+
+def _fewest_tested(population: Population, people: People) -> int:
+    """Test users of the smallest of the folds that `apply_split` makes of `given` or `random:N`."""
+    wanted = parse_split(people.split)
+    asked = sum(bool(user.queries) for user in (*population.pooled, *population.test))
+    found = wanted.count if wanted.kind == "random" else asked // people.folds
+    return found if people.users is None else min(found, people.users)
 
 
 def _tell(warnings: Sequence[str]) -> None:
