@@ -24,7 +24,7 @@ export DO_NOT_TRACK := 1
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install accountant front-end lock audit sbom npm man base demo wheel-check test test-full test-slowest pytest fuzz lint fix docs docs-site \
+.PHONY: help install accountant front-end lock audit sbom npm man base demo wheel-check test test-full test-kernels test-slowest pytest fuzz lint fix docs docs-site \
   results result uncalibrated tables seeds smollm2 structures report privacy privacy-results privacy-real privacy-report bench bench-results gpu clean distclean
 
 help: ## this list
@@ -122,6 +122,14 @@ test-slowest: $(STAMP) ## the same tests, and which 20 took longest
 
 test-full: lint ## the same and the slow tests, three seeds each
 	$(PYTEST) -m "full or not full"
+
+# On a GPU whose PyTorch brings Triton these tests run with all others, on the GPU.
+TRITON := $(VENV)/triton
+$(TRITON)/.installed: constraints-cuda.txt | $(STAMP)
+	$(HASHED) --target $(TRITON) -r <(sed -nE '/^triton==/,/[^\\]$$/p' constraints-cuda.txt)
+	@touch $@
+test-kernels: $(TRITON)/.installed ## kernels of a GPU where there is none: Triton interprets them; minutes
+	PYTHONPATH=$(TRITON) $(PYTEST) tests/test_gpu_kernels.py tests/test_gpu_model.py
 
 # Another seed or one target alone: make fuzz FUZZ="--seed 7 --only vault".
 FUZZ_MINUTES ?= 10

@@ -10,7 +10,7 @@ import torch
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip(
-        "needs Triton, which PyTorch's CUDA build brings; here: make test-kernels",
+        "needs Triton, which PyTorch's CUDA build brings; without a GPU: make test-kernels",
         allow_module_level=True,
     )
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
