@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -453,3 +454,20 @@ def test_simulations_without_json_print_no_document(
 ) -> None:
     assert simulation_cli(["run", "demo:opera", "--out", "o"]) == 11
     assert capsys.readouterr().out == ""
+
+
+def test_a_command_to_type_names_a_folder_with_blanks_and_quotes_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ids = tmp_path / "it's here" / "consents.json", tmp_path / "ids"
+    file.parent.mkdir()
+    ids.write_text("ada\n")
+    assert coordinator_cli(["consent", "record", str(file), "--people", str(ids)]) == 0
+    planted_run(tmp_path)
+    with changing(file) as change:
+        made = training(["ada"], tmp_path / "run", cache=str(tmp_path / "cache"))
+        change.after = change.after.with_training(made)
+    capsys.readouterr()
+    assert coordinator_cli(["consent", "withdraw", str(file), "--people", str(ids)]) == 0
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "consent erase" in one]
+    assert shlex.split(line.partition("proper-coordinator consent")[2]) == ["erase", str(file)]
