@@ -217,6 +217,8 @@ def report(
     """Write one HTML report from one or several results files or run folders."""
     from simulations.pipeline import REPORT_FILE, report_sources
 
+    o.check_page(out)
+
     target = out
     if target is None:
         alone = len(sources) == 1 and sources[0].is_dir()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,13 @@ from typer.main import get_command
 from coordinator.cli import run_cli as coordinator_cli
 from coordinator.consents import changing
 from proper_model.data.users import write_oppu
-from proper_model.errors import BusyError, DataError, InterruptedRunError, PassphraseError
+from proper_model.errors import (
+    BusyError,
+    DataError,
+    InterruptedRunError,
+    PassphraseError,
+    StorageError,
+)
 from proper_model.json_output.document import document as printed
 from proper_model.json_output.schema import schema
 from proper_model.storage.documents import parse_json
@@ -179,6 +186,14 @@ def test_consents(
     stdin = io.TextIOWrapper(io.BytesIO(b"cem\n"))
     monkeypatch.setattr("sys.stdin", stdin)
     assert ask("record", file, "--people", "-")["recorded"] == 1
+    ids.write_text("cem\n")
+    monkeypatch.setattr("coordinator.commands.consent.remains_of", unreadable)
+    noted = ask("withdraw", file, "--people", ids, code=StorageError.exit_code)
+    assert noted["withdrawn"] == 1  # though nobody knows what is left of cem
+
+
+def unreadable(*_: object) -> None:
+    raise PermissionError(13, "Permission denied")
 
 
 def planted_run_again(folder: Path) -> dict[str, Path]:
@@ -393,8 +408,66 @@ def test_a_coordinator_whose_stdout_is_full_says_so_and_has_done_it(
     assert (tmp_path / "a.pem").is_file()
 
 
+def test_a_full_stderr_takes_no_document_with_it(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a command says beside its document is lost, as after hours of a run whose log is full."""
+
+    class Full(io.StringIO):
+        def write(self, text: str, /) -> int:
+            raise OSError(28, "no space")
+
+    path = repository / "results/structures/least_active.json"
+    monkeypatch.setattr("sys.stderr", Full())
+    assert simulation_cli(["exp", "table", str(path), "--json"]) == 0
+    assert document(capsys.readouterr().out, "exp table", "proper-sim")["benchmarks"]
+
+
+def test_a_full_disk_below_a_file_is_a_document(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr("simulations.pipeline.report_sources", full)
+    assert simulation_cli(["report", "x", "--json"]) == 20
+    shown = capsys.readouterr()
+    error = error_document(shown.out)["error"]
+    assert (error["code"], error["kind"]) == (20, "StorageError")
+    assert shown.err.count(error["message"]) == 1
+
+
+@pytest.mark.parametrize("words", [["exp", "page"], ["report"], ["privacy", "report"]])
+def test_a_page_never_takes_the_place_of_results(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = tmp_path / "result.json"
+    result.write_text("mine")
+    for out in (result, tmp_path):
+        assert simulation_cli([*words, str(result), "--out", str(out)]) == 11
+        assert "--out: " in capsys.readouterr().err
+    assert result.read_text() == "mine"
+
+
 def test_simulations_without_json_print_no_document(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert simulation_cli(["run", "demo:opera", "--out", "o"]) == 11
     assert capsys.readouterr().out == ""
+
+
+def test_a_command_to_type_names_a_folder_with_blanks_and_quotes_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ids = tmp_path / "it's here" / "consents.json", tmp_path / "ids"
+    file.parent.mkdir()
+    ids.write_text("ada\n")
+    assert coordinator_cli(["consent", "record", str(file), "--people", str(ids)]) == 0
+    planted_run(tmp_path)
+    with changing(file) as change:
+        made = training(["ada"], tmp_path / "run", cache=str(tmp_path / "cache"))
+        change.after = change.after.with_training(made)
+    capsys.readouterr()
+    assert coordinator_cli(["consent", "withdraw", str(file), "--people", str(ids)]) == 0
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "consent erase" in one]
+    assert shlex.split(line.partition("proper-coordinator consent")[2]) == ["erase", str(file)]

@@ -13,8 +13,8 @@ from test_report import check, details
 from test_results import example
 
 from simulations.experiments import benchmark_page
+from simulations.experiments.benchmark_page import page_names, section, write_page, write_pages
 from simulations.experiments.benchmark_page import render as render_benchmark
-from simulations.experiments.benchmark_page import section, write_page, write_pages
 from simulations.experiments.benchmark_schema import read_benchmark
 from simulations.outcome.results import Results, write_document
 from simulations.privacy.results.kinds import read_result
@@ -104,7 +104,29 @@ def test_the_page_that_compares_all_real_sets_is_small_and_leads_to_each(
         assert 'href="all%20sets.html"' in path.read_text(encoding="utf-8")
     twice = write_pages([found[0], found[0]], tmp_path / "twice.html")
     task = found[0].task
-    assert [path.name for path in twice[1:]] == [f"twice-{task}-1.html", f"twice-{task}-2.html"]
+    assert [path.name for path in twice[1:]] == [f"twice-1-{task}.html", f"twice-2-{task}.html"]
+
+
+def test_no_page_of_a_set_takes_the_place_of_another() -> None:
+    one = read_benchmark(RESULTS / "tables" / "movie_ratings.json")
+
+    def names(*tasks: str) -> list[str]:
+        found = [one.model_copy(update={"task": task}) for task in tasks]
+        return page_names(found, Path("x/page.html"))
+
+    assert names("a", "b") == ["page-a.html", "page-b.html"]
+    assert len(set(names("a", "a", "a-2", "a-1"))) == 4
+    assert len({name.casefold() for name in names("Tag", "tag")}) == 2  # as macOS sees them
+    assert names("../../x y") == ["page-.._.._x_y.html"]
+
+
+def test_a_benchmark_that_compared_nothing_shows_each_figure_once() -> None:
+    one = read_benchmark(RESULTS / "structures" / "least_active.json")
+    none = one.model_copy(update={"comparisons": [], "lengths": [], "curves": []})
+    text = render_benchmark(section(none))
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert any("cost" in one for one in ids)
+    assert len(ids) == len(set(ids))
 
 
 def opened(browser: Browser, path: Path, *, unfold: bool = True) -> Page:

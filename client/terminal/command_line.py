@@ -96,7 +96,10 @@ def completion_variable(program: str) -> str:
 def _failed(error: BaseException, program: str, session: Session) -> int:
     """Say what went wrong, on stderr and with `--json` on stdout; returns the exit code."""
     if isinstance(error, OSError) and error.errno in _REFUSED:
-        return _told(error)
+        code = _told(error)
+        if code != OUTPUT_CLOSED:
+            _document(_refused(error), program, session)
+        return code
     if session.debug and not isinstance(
         error, KeyboardInterrupt | click.ClickException | click.Abort | InterruptedRunError
     ):
@@ -138,15 +141,19 @@ def _told(error: OSError) -> int:
     """Say that stdout, or a file no command has named, takes no more; returns the exit code."""
     if error.errno == errno.EPIPE:
         return OUTPUT_CLOSED
-    refused = StorageError(
+    refused = _refused(error)
+    say_error(refused)
+    return refused.exit_code
+
+
+def _refused(error: OSError) -> StorageError:
+    return StorageError(
         f"{error.filename or 'standard output'}: {os.strerror(error.errno or 0)}; "
         "expected to write there",
         # Repeated, `forget --items 2` would take what has come to be item 2.
         hint="make room where the output goes; a command that changes something may have done so, so "
         "look before it is repeated",
     )
-    say_error(refused)
-    return refused.exit_code
 
 
 class _Absent(io.TextIOBase):

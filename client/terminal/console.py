@@ -80,6 +80,25 @@ class _Nowhere(io.StringIO):
         return len(text)
 
 
+class Remarks(io.TextIOBase):
+    """stderr for what is data without `--json`: what it does not take is lost too."""
+
+    def write(self, text: str, /) -> int:
+        say_as_it_is(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            remarks().flush()
+
+    def isatty(self) -> bool:
+        return remarks().isatty()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return remarks().encoding or "utf-8"
+
+
 def remarks() -> TextIO:
     """stderr, or what keeps nothing where the program was started without one."""
     stderr: TextIO | None = sys.stderr

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ParamSpec
 import click
 import typer
 
-from client.terminal.console import print_line, remarks
+from client.terminal.console import Remarks, print_line
 from client.terminal.session import Session
 from client.terminal.usage import JSON
 from proper_model.json_output.document import document, error_document
@@ -44,7 +44,7 @@ def gives(
                 run(*args, **kwargs)
                 return
             session_of().command = command
-            with redirect_stdout(remarks()):
+            with redirect_stdout(Remarks()):
                 found = run(*args, **kwargs)
             if found is not None:
                 print_document(command, found)

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -95,6 +96,9 @@ def withdraw(
         consents = change.after
     earlier = Counter(before[who] for who in ids if who in before)
     new = len(ids) - earlier.total()
+    when_gone = [{"at": when, "people": count} for when, count in sorted(earlier.items())]
+    done = {"withdrawn": new, "earlier": when_gone}
+    session_of().found = done  # an error amid the search for what is left says that it is noted
     o.tell(
         f"withdrawn: {counted(new, 'person', 'people')}; the next release is trained without them"
         if new
@@ -109,8 +113,7 @@ def withdraw(
     _tell_remains(remains, file)
     left = {"phases": _paths(remains.phases), "texts": _paths(remains.texts)}
     return {
-        "withdrawn": new,
-        "earlier": [{"at": when, "people": count} for when, count in sorted(earlier.items())],
+        **done,
         "trainings": _facts(trainings),
         "remains": left | _unseen(remains),
     }
@@ -246,7 +249,7 @@ def _tell_remains(remains: Remains, file: Path) -> None:
     _tell_missing(remains)
     _tell_silent(remains)
     if remains.phases or remains.texts:
-        o.say(f"hint: delete them with proper-coordinator consent erase {file}")
+        o.say(f"hint: delete them with proper-coordinator consent erase {quote(str(file))}")
 
 
 def _tell_missing(remains: Remains) -> None:
@@ -255,7 +258,7 @@ def _tell_missing(remains: Remains) -> None:
     if remains.missing:
         o.say(
             "hint: nothing was looked at in what is not found; if it was moved, give its new place: "
-            f"--moved {remains.missing[0]}=NEW"
+            f"--moved {quote(str(remains.missing[0]))}=NEW"
         )
 
 

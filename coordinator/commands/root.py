@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -183,7 +184,9 @@ def _told(folder: Path, progress: Signing) -> dict[str, Any]:
             f"root {progress.root.version} waits: {progress.missing_current} more of the present root "
             f"keys and {progress.missing_next} more of the next ones must sign"
         )
-        o.say(f"the next holder signs with: proper-coordinator root sign {folder} --key FILE")
+        o.say(
+            f"the next holder signs with: proper-coordinator root sign {quote(str(folder))} --key FILE"
+        )
     return {
         "root": root_facts(progress.root),
         "done": progress.done,

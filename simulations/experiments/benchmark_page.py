@@ -1,12 +1,13 @@
 """Self-contained HTML pages from benchmarks; nothing in them is fetched or executed.
 
 One benchmark is a page. Several are a page each, and one that compares them and links to the others, so
-that every page opens at once on a phone. Numbers come from result files. A person's text enters only through an `Example`, which the caller makes
-for synthetic people, or for real ones on request (`--show-examples`).
+that every page opens at once on a phone. Numbers come from result files. A person's text enters only through
+an `Example`, which the caller makes for synthetic people, or for real ones on request (`--show-examples`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,9 @@ from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
 from simulations.reporting.report import Example, page_environment
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-
-
+UNSAFE = re.compile(
+    r"[^A-Za-z0-9_.-]"
+)  # in a file name; no task is named so, but any file may say it is
 KEY = "set"  # before every id of a figure
 
 
@@ -123,10 +125,11 @@ def write_pages(results: Sequence[BenchmarkResult], target: Path) -> list[Path]:
 
 
 def page_names(results: Sequence[BenchmarkResult], target: Path) -> list[str]:
-    """A file name a benchmark, by its task; numbered where a task comes more than once."""
-    tasks = [result.task for result in results]
+    """A file name a benchmark, by its task; all with their number where two would be one file."""
+    tasks = [UNSAFE.sub("_", result.task) for result in results]
+    alike = len({task.casefold() for task in tasks}) < len(tasks)
     return [
-        f"{target.stem}-{task}{'' if tasks.count(task) == 1 else f'-{number}'}.html"
+        f"{target.stem}-{f'{number}-' if alike else ''}{task}.html"
         for number, task in enumerate(tasks, 1)
     ]
 

@@ -129,6 +129,8 @@ def page(
     from simulations.experiments.benchmark_page import write_pages
     from simulations.experiments.benchmark_schema import read_benchmark
 
+    o.check_page(out)
+
     with storage_errors(out):
         written = write_pages([read_benchmark(path) for path in sources], out)
     say(f"page: {out}" + (f", and beside it {len(written) - 1} more" if len(written) > 1 else ""))

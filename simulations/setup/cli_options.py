@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from proper_model.errors import ConfigError
 from simulations.setup.options import RunOptions
 
 Found = TypeVar("Found")
@@ -165,6 +166,15 @@ Tensorboard = Annotated[
 ]
 Phases = Annotated[bool, typer.Option("--phases", help="Seconds by phase, a column a run.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="A Markdown table.")]
+
+
+def check_page(out: Path | None) -> None:
+    """Raise ConfigError for a page that cannot be one, before anything is read: it would take the place of results."""
+    if out is not None and (out.suffix != ".html" or out.is_dir()):
+        raise ConfigError(
+            f"--out: {out.name} is {'a folder' if out.is_dir() else 'no .html file'}",
+            hint="name a file, such as --out runs/page.html",
+        )
 
 
 def takes_run_options(command: Callable[..., Found]) -> Callable[..., Found]:

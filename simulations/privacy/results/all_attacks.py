@@ -36,7 +36,7 @@ def report(
     from simulations.privacy.results.kinds import read_result
     from simulations.privacy.results.told import told_lines
 
-    check_page(out)
+    o.check_page(out)
     found = [read_result(path) for path in dict.fromkeys(path.resolve() for path in sources)]
     lines = [line for result, _ in found for line in summary.lines_of(result)]
     older = [line for path in before or () for line in summary.lines_of(read_result(path)[0])]
@@ -64,15 +64,6 @@ def report(
         "failed": failed,
         "page": None if out is None else str(out),
     }
-
-
-def check_page(out: Path | None) -> None:
-    """Raise ConfigError for a page that cannot be one, before anything is read."""
-    if out is not None and (out.suffix != ".html" or out.is_dir()):
-        raise ConfigError(
-            f"--out: {out.name} is {'a folder' if out.is_dir() else 'no .html file'}",
-            hint="name a file, such as --out runs/leaks.html",
-        )
 
 
 def page(found: Sequence[tuple[Result, Shown]], lines: Sequence[Line], names: Sequence[str]) -> str:
