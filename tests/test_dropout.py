@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from proper_model.kernels.dropout import fill_keep_mask, mix_seed, row_masks
+from proper_model.kernels.dropout import (
+    fill_keep_mask,
+    hashed_mask,
+    mix_seed,
+    row_masks,
+    threshold,
+)
 from proper_model.kernels.layout import Layout
 
 
@@ -57,3 +66,27 @@ def test_seeds_mix_order_and_values() -> None:
     assert len(seeds) == 2500
     assert all(0 <= s < 2**63 for s in seeds)
     assert mix_seed(1, 2) != mix_seed(2, 1)
+
+
+class _Operations(TorchDispatchMode):
+    """Names of all operations while open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_hashed_mask_takes_nothing_from_the_host() -> None:
+    """A tensor made of a list is a copy to the GPU, which waits for its queue."""
+    layout, seeds = Layout.of([3, 1, 4]), torch.tensor([5, 1 << 40, 5])
+    with _Operations() as seen:
+        mask = hashed_mask(torch.ones(8, 16), threshold(0.3), seeds, layout, 2)
+    assert "aten::lift_fresh" not in seen.names
+    alone = hashed_mask(torch.ones(1, 16), threshold(0.3), seeds[1:2], Layout.of([1]), 2)
+    assert torch.equal(mask[3:4], alone)

@@ -12,7 +12,7 @@ import tests.triton_interpreter  # before anything defines a kernel
 from proper_model.engine.optimizer import StackedAdamW
 from proper_model.kernels import gpu
 from proper_model.kernels.dropout import hashed_mask, threshold
-from proper_model.kernels.gpu import low_rank, routing
+from proper_model.kernels.gpu import low_rank, routing, tiles
 from proper_model.kernels.gpu.tiles import pieces
 from proper_model.kernels.layout import Layout
 
@@ -187,7 +187,100 @@ def test_nothing_flows_back_through_a_detached_router(layout: Layout) -> None:
         gpu.adapted_linear(
             *inputs, gpu.Routing(case.through, case.user, detached), **factors
         ).square().sum().backward()
-        assert bool(case.through.grad.any()) is not detached
+        # None as autograd has it: of zeros, AdamW would still decay a weight.
+        assert (case.through.grad is None) is detached
+
+
+def test_an_embedding_alone_keeps_no_input(layout: Layout) -> None:
+    """Inputs are what a pass keeps most of; only factors in training need them."""
+    case = make(PARTS["experts routed by text and user"]).narrow(torch.float32)
+    for name, kept in (("user", False), ("expert_b", False), ("expert_a", True), ("text", True)):
+        for leaf in case.leaves().values():
+            leaf.requires_grad_(False).grad = None
+        before = case.x.clone().requires_grad_()
+        x = before * 1.0
+        trained = getattr(case, name).requires_grad_()
+        held: list[Tensor] = []
+
+        def pack(tensor: Tensor, held: list[Tensor] = held) -> Tensor:
+            held.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = gpu.adapted_linear(
+                case.base, x, layout, low_rank.NO_MASK, SCALES,
+                gpu.Routing(None, case.user),
+                expert_a=case.expert_a, expert_b=case.expert_b, text=case.text,
+            )  # fmt: skip
+        assert any(tensor.data_ptr() == x.data_ptr() for tensor in held) is kept, name
+        out.square().sum().backward()
+        assert trained.grad is not None, name
+        assert bool(before.grad.any()), name
+
+
+def test_no_more_is_loaded_ahead_than_a_gpu_holds(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a kernel compiles and does not start: at 16 experts of rank 8 on any GPU, or a small one."""
+    base = torch.nn.Linear(WIDE, OUT, dtype=torch.bfloat16)
+    x = torch.zeros(4, WIDE, dtype=torch.bfloat16)
+    for kib, most, few in ((227, 3, 2), (99, 2, 1), (48, 1, 0)):
+        monkeypatch.setattr(tiles, "program_bytes", lambda _, kib=kib: kib << 10)
+        assert low_rank.gather_stages(40, 8, 10, x) == most
+        assert low_rank.gather_stages(128, 8, 32, x) == few
+        assert gpu.serves(x, base, 16, 8) is (few > 0)
+        assert gpu.serves(x, base, 5, 8)
+
+
+@pytest.mark.parametrize(("experts", "rank"), [(10, 4), (20, 2), (16, 8), (3, 20), (128, 1)])
+def test_other_numbers_of_experts_and_ranks(experts: int, rank: int) -> None:
+    """Beyond what a matrix unit takes at once: 2 N over 16, ranks over 16, N r at the limit."""
+    lengths = [1, 17]
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).half().double() / 8
+
+    base = torch.nn.Linear(24, 40, bias=False).double().requires_grad_(False)
+    x = random(18, 24)
+    factors = {
+        "user_a": random(2, rank, 24), "user_b": random(2, 40, rank),
+        "expert_a": random(experts, rank, 24), "expert_b": random(experts, 40, rank),
+        "text": random(experts, 24),
+    }  # fmt: skip
+    routed = {"through": random(2, experts, rank), "user": random(2, experts)}
+    leaves = {"x": x} | factors | routed
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    rows = Layout.of(lengths).rows
+    u = torch.einsum("mi,mri->mr", x, factors["user_a"][rows])
+    logits = x @ factors["text"].T + routed["user"][rows]
+    weights = (logits + torch.einsum("mr,mnr->mn", u, routed["through"][rows])).softmax(-1)
+    low = torch.einsum("mi,nri->mnr", x, factors["expert_a"]) * weights[..., None]
+    expected = base(x) + torch.einsum("mr,mor->mo", u, factors["user_b"][rows])
+    expected = expected + torch.einsum("mnr,nor->mo", low, factors["expert_b"])
+    expected.square().sum().backward()
+
+    for dtype, close in ((torch.float32, 1e-4), (torch.float16, 1e-2)):
+        made = {
+            name: leaf.detach().to(DEVICE, dtype if name == "x" else torch.float32)
+            for name, leaf in leaves.items()
+        }
+        # A slice of something wider: rows that do not follow each other.
+        made["x"] = torch.nn.functional.pad(made["x"], (8, 16))[:, 8:32]
+        for leaf in made.values():
+            leaf.requires_grad_()
+        narrow = torch.nn.Linear(24, 40, bias=False).to(DEVICE, dtype).requires_grad_(False)
+        narrow.load_state_dict(base.state_dict())
+        found = gpu.adapted_linear(
+            narrow, made["x"], Layout.of(lengths, DEVICE), low_rank.NO_MASK,
+            routing.Scales(1.0, 1.0, 1.0), gpu.Routing(made["through"], made["user"]),
+            **{name: made[name] for name in factors},
+        )  # fmt: skip
+        found.float().square().sum().backward()
+        assert apart(found, expected) < close
+        for name, leaf in leaves.items():
+            assert apart(made[name].grad, leaf.grad) < close, name
 
 
 def test_long_sums_are_cut_and_added(layout: Layout) -> None:

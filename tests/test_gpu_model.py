@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 import tests.triton_interpreter
+from proper_model.engine.recompute import recomputing
 from proper_model.kernels.dropout import hashed_mask, threshold
 from proper_model.kernels.layout import Layout
 from proper_model.kernels.ops import Backend
 from proper_model.model import adapted_linear
 from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.fused_blocks import fused_blocks
 from proper_model.model.passes import Pass, base_pass, group_pass, personal_pass
 from proper_model.settings.presets import UserRouting
 from tests.tiny import adapted, embeddings_of, encoder, samples
@@ -28,7 +30,7 @@ def masks_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever runs here draws its dropout as a GPU does."""
 
     def hashed(x: Tensor, p: float, seeds: Any, layout: Layout, site: int) -> Tensor:
-        return hashed_mask(x, threshold(p), torch.tensor(seeds), layout, site)
+        return hashed_mask(x, threshold(p), torch.tensor(seeds, device=x.device), layout, site)
 
     monkeypatch.setattr(adapted_linear, "row_masks", hashed)
 
@@ -125,3 +127,57 @@ def test_kernels_are_what_ran(monkeypatch: pytest.MonkeyPatch) -> None:
         gradients(model, stage3(model, UserRouting.SUMMED))
     assert norms
     assert not any("forward" in vars(norm) for norm in norms)
+
+
+def test_bases_open_and_close_in_any_order() -> None:
+    """Two models of one family, and two over one base: what is left is the base's own code."""
+    from transformers.models.llama import modeling_llama
+
+    plain = modeling_llama.apply_rotary_pos_emb
+    *_, one = both("default")
+    *_, other = both("default")
+    first, second = fused_blocks(one.base), fused_blocks(other.base)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert modeling_llama.apply_rotary_pos_emb is not plain  # the second is still open
+    second.__exit__(None, None, None)
+    assert modeling_llama.apply_rotary_pos_emb is plain
+    with fused_blocks(one.base), fused_blocks(one.base):
+        pass
+    assert not any("forward" in vars(module) for module in one.base.modules())
+    with pytest.raises(KeyError), one.attached():
+        raise KeyError
+    assert not any("forward" in vars(module) for module in one.base.modules())
+    assert modeling_llama.apply_rotary_pos_emb is plain
+
+
+def test_another_base_of_the_family_keeps_its_precision() -> None:
+    """Rotation is a function of the whole family; one in float64 must not be rounded by it."""
+    from transformers.models.llama import modeling_llama
+
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 2, 5, 8, generator=generator, dtype=torch.float64).to(DEVICE)
+    angle = torch.rand(1, 5, 4, generator=generator, dtype=torch.float64).to(DEVICE).repeat(1, 1, 2)
+    plain = modeling_llama.apply_rotary_pos_emb(q, q, angle.cos(), angle.sin())
+    *_, model = both("default")
+    with model.attached():
+        rotate = modeling_llama.apply_rotary_pos_emb
+        found = rotate(q, q, angle.cos(), angle.sin())
+        named = rotate(q, q, angle.cos(), angle.sin(), unsqueeze_dim=1)
+    for made in (found, named):
+        assert torch.equal(made[0], plain[0])
+        assert torch.equal(made[1], plain[1])
+
+
+def test_recomputed_gradients_are_the_same() -> None:
+    """Dropout is hashed again when a block is computed again, also in the backward pass alone."""
+    made = []
+    for recompute in (False, True):
+        *_, model = both("default")
+        with recomputing(model, active=recompute):
+            made.append(gradients(model, stage3(model, UserRouting.SUMMED)))
+    (losses, plain), (again, recomputed) = made
+    assert torch.equal(losses, again)
+    for one, other in zip(plain, recomputed, strict=True):
+        assert torch.equal(one, other)

@@ -67,3 +67,11 @@ def test_neighbours_of_one_length_share_a_group(lengths: list[int]) -> None:
         assert before.length != after.length
     for group in groups:
         assert set(lengths[group.owners]) == {group.length}
+
+
+def test_bounds_of_rows_are_made_once_a_pass() -> None:
+    """Every block's attention reads them."""
+    layout = Layout.of([3, 1, 1, 4])
+    assert layout.bounds().tolist() == [0, 3, 4, 5, 9]
+    assert layout.bounds().dtype is torch.int32
+    assert layout.bounds() is layout.bounds()

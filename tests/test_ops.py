@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from proper_model.kernels import ops
 from proper_model.kernels.layout import Layout
 from proper_model.kernels.ops import Backend, add_low_rank, project
 
@@ -267,3 +269,21 @@ def test_a_product_for_all_rows_is_the_one_of_every_group_in_float32() -> None:
         found.append([out, *torch.autograd.grad(out.square().sum(), case.leaves())])
     for name, fused, grouped in zip(("out", *LEAVES), *found, strict=True):
         assert torch.allclose(grouped, fused, atol=1e-4, rtol=1e-4), name
+
+
+def test_a_gpu_on_which_triton_does_not_start_has_other_routines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No C compiler is an error of Triton's, not of ours; what is too old is not asked."""
+    starts = ops._starts_kernels.__wrapped__
+    device = torch.device("cuda", 0)
+    monkeypatch.setattr(ops, "has_triton", lambda: True)
+    monkeypatch.setattr(ops, "_starts_kernels", starts)
+    monkeypatch.setitem(sys.modules, "triton.runtime", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    with pytest.warns(RuntimeWarning, match="C compiler"):
+        assert Backend.best_on(device) is Backend.GROUPED
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert Backend.best_on(device) is Backend.GROUPED
+    monkeypatch.setattr(ops, "_starts_kernels", lambda _: True)
+    assert Backend.best_on(device) is Backend.KERNELS

@@ -20,6 +20,10 @@ def useful(samples: Iterable[Encoded], shape: Shape) -> int:
                    pairs that a causal mask leaves, two operations each, and twice that backward
         head       4 * hidden * vocabulary * K
 
+    As is usual, all blocks count alike. Nothing trains below the feed-forward part of the first block, so
+    an engine may leave out what goes back from there, a part of the whole that `unneeded` says; the
+    engine does, while the compiled loop and the limit do not.
+
     Norms, rotation and softmax are left out, as is usual. So are adapters, experts, routing and
     padding: a contender gains nothing here by work that it does beside the base's.
     """
@@ -30,3 +34,11 @@ def useful(samples: Iterable[Encoded], shape: Shape) -> int:
         found += 6 * shape.layers * shape.hidden * tokens * (tokens + 1)
         found += 4 * shape.hidden * shape.vocabulary * sample.answer_tokens
     return found
+
+
+def unneeded(shape: Shape) -> float:
+    """Share of all linears' operations that training may leave out: back to inputs of the first block's
+    attention, gate and up, below which nothing trains.
+    """
+    attention = shape.linear_weights // shape.layers - 3 * shape.hidden * shape.ffn
+    return 2 * (attention + 2 * shape.hidden * shape.ffn) / (4 * shape.linear_weights)

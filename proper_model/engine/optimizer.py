@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proper_model.kernels.ops import has_triton
+from proper_model.kernels.ops import runs_kernels
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -48,8 +48,8 @@ class StackedAdamW:
         self.second = [torch.zeros_like(p) for p in self.parameters]
         device = self.parameters[0].device
         self.steps = torch.zeros(len(self.parameters[0]), dtype=torch.long, device=device)
-        narrow = all(p.dtype is torch.float32 for p in self.parameters)
-        self.fused = device.type == "cuda" and narrow and has_triton()
+        plain = all(p.dtype is torch.float32 and p.is_contiguous() for p in self.parameters)
+        self.fused = device.type == "cuda" and plain and runs_kernels(device)
 
     @torch.no_grad()
     def reset(self, slots: Sequence[int]) -> None:

@@ -132,7 +132,7 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Layout) -> Te
     shared = len(q) // len(k)
     if shared > 1 and not _takes(varlen_attn, "enable_gqa"):
         k, v = (x.repeat_interleave(shared, dim=0) for x in (k, v))
-    bounds = F.pad(layout.ends, (1, 0))
+    bounds = layout.bounds()
     options: dict[str, Any] = {
         "query": q.transpose(0, 1),
         "key": k.transpose(0, 1),

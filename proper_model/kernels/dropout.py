@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proper_model.kernels.layout import Layout
+from proper_model.kernels.layout import Layout, queued
 
 _LANES = 4  # 16-bit lanes of one 64-bit draw
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -54,7 +54,8 @@ def row_masks(x: Tensor, p: float, row_seeds: Sequence[int], layout: Layout, sit
     is a hash.
     """
     if x.device.type == "cuda":
-        return hashed_mask(x, threshold(p), torch.tensor(row_seeds), layout, site)
+        seeds = queued(torch.tensor(row_seeds), x.device)
+        return hashed_mask(x, threshold(p), seeds, layout, site)
     masks = torch.empty_like(x, requires_grad=False)
     parts = masks.split(layout.lengths)
     for part, seed in zip(parts, row_seeds, strict=True):
@@ -70,12 +71,11 @@ def threshold(p: float) -> int:
 def hashed_mask(x: Tensor, threshold: int, seeds: Tensor, layout: Layout, site: int) -> Tensor:
     """0 or 1 in the dtype of x [M, d], from (row's seed, site, place in the row, column) alone.
 
-    `seeds [R]` int64. 32-bit arithmetic in 64 bits; `kernels.gpu.mask` is the same in a kernel.
+    `seeds [R]` int64, on the device of x. 32-bit arithmetic in 64 bits; `kernels.gpu.mask` is the same
+    in a kernel. Nothing comes from the host: a copy from there would wait for all that a GPU has to do.
     """
     device = x.device
-    seeds = seeds.to(device)
-    starts = torch.tensor(layout.starts(), device=device)
-    place = torch.arange(len(x), device=device) - starts[layout.rows]
+    place = torch.arange(len(x), device=device) - layout.bounds()[layout.rows]
     key = _spread((seeds & _MASK32) ^ (site * 0x9E3779B1 & _MASK32))
     keys = _spread(_spread(place + key[layout.rows] & _MASK32) ^ (seeds >> 32)[layout.rows])
     columns = _spread(torch.arange(x.shape[1], device=device) + 0x7F4A7C15 & _MASK32)

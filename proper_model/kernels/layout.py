@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -77,6 +78,13 @@ class Layout:
     @property
     def longest(self) -> int:
         return max(self.lengths)
+
+    def bounds(self) -> Tensor:
+        """Where rows begin and the last one ends, `[R + 1]` int32; made once a pass, for all blocks."""
+        found = self.cached.get("bounds")
+        if found is None:
+            found = self.cached["bounds"] = F.pad(self.ends, (1, 0))
+        return found
 
     def starts(self) -> list[int]:
         """The first token of every row."""

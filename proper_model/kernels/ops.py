@@ -29,6 +29,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import warnings
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -54,7 +55,7 @@ class Backend(StrEnum):
         """The quickest on a device: where launches cost, one for all users."""
         if device.type != "cuda":
             return cls.FUSED
-        return cls.KERNELS if has_triton() else cls.GROUPED
+        return cls.KERNELS if runs_kernels(device) else cls.GROUPED
 
 
 @functools.cache
@@ -65,7 +66,37 @@ def has_triton() -> bool:
 
 def runs_kernels(device: torch.device) -> bool:
     """True where kernels run: on a GPU with Triton, or anywhere if Triton is told to interpret them."""
-    return has_triton() and (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
+    if not has_triton():
+        return False
+    if device.type == "cuda":
+        return _starts_kernels(device)
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+OLDEST = (8, 0)  # compute capability whose matrix units take bfloat16
+
+
+@functools.cache
+def _starts_kernels(device: torch.device) -> bool:
+    """Whether Triton gets as far as asking this GPU; says it where not, for all else is slower.
+
+    It compiles a part of itself at first use, which needs a C compiler and Python's headers.
+    """
+    if torch.cuda.get_device_capability(device) < OLDEST:
+        return False
+    try:
+        from triton.runtime import driver
+
+        driver.active.utils.get_device_properties(device.index or 0)
+    except Exception as error:  # noqa: BLE001 - whatever it is, PyTorch's own routines do the work
+        warnings.warn(
+            f"Triton does not start on this machine ({type(error).__name__}), so a GPU trains by PyTorch's own "
+            "routines, which are slower; it needs a C compiler and Python's headers",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 # One product for all users' factors, however ragged their rows.

@@ -9,6 +9,7 @@ the base's code afterwards.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers.activations import SiLUActivation
 
+from proper_model.kernels.layout import routing_dtype
 from proper_model.kernels.ops import runs_kernels
 
 # Of Hugging Face: y = g x / rms(x), rotation by halves, down(silu(gate(x)) * up(x)).
@@ -46,18 +48,25 @@ def fused_blocks(base: Any) -> Iterator[None]:
             elif kind in ATTENTIONS:
                 modules.add(type(module).__module__)
         for name in modules:
-            stack.enter_context(_rotation(sys.modules[name]))
+            stack.enter_context(_rotation(name))
         yield
 
 
 @contextmanager
 def _forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
-    """Another `forward` of one module: an attribute of its own hides the class's."""
+    """Another `forward` of one module: an attribute of its own hides the class's.
+
+    There may be one already, where a second model over the same base is attached inside a first.
+    """
+    before = vars(module).get("forward")
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 def _norm(module: Any) -> Any:
@@ -79,21 +88,57 @@ def _gated(module: Any) -> Any:
     return forward
 
 
+class _Rotations:
+    """Families whose rotation is a kernel now: the function of before, and how many bases want it.
+
+    The function is of a module, so of the whole process, and bases of one family may open and close in any order:
+    the last one to close puts it back.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.plain: dict[str, Any] = {}
+        self.users: dict[str, int] = {}
+
+    def open(self, name: str) -> None:
+        """Replace the function of a module, unless that is done."""
+        with self.lock:
+            self.users[name] = self.users.get(name, 0) + 1
+            if self.users[name] == 1:
+                modeling: Any = sys.modules[name]
+                self.plain[name] = modeling.apply_rotary_pos_emb
+                modeling.apply_rotary_pos_emb = _rotated(self.plain[name])
+
+    def close(self, name: str) -> None:
+        """Put it back where nobody else wants it."""
+        with self.lock:
+            self.users[name] -= 1
+            if self.users[name] == 0:
+                modeling: Any = sys.modules[name]
+                modeling.apply_rotary_pos_emb = self.plain.pop(name)
+
+
+_ROTATIONS = _Rotations()
+
+
 @contextmanager
-def _rotation(modeling: Any) -> Iterator[None]:
+def _rotation(name: str) -> Iterator[None]:
     """Rotary positions of one family: its attention calls a function of its module by name."""
-    from proper_model.kernels import gpu
-
-    plain = modeling.apply_rotary_pos_emb
-
-    def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any) -> Any:
-        # Another base of this family may run meanwhile: on a CPU, or with rows side by side.
-        if more or len(q) != 1 or not runs_kernels(q.device):
-            return plain(q, k, cos, sin, *more)
-        return gpu.rotate(q, cos, sin), gpu.rotate(k, cos, sin)
-
-    modeling.apply_rotary_pos_emb = rotated
+    _ROTATIONS.open(name)
     try:
         yield
     finally:
-        modeling.apply_rotary_pos_emb = plain
+        _ROTATIONS.close(name)
+
+
+def _rotated(plain: Any) -> Any:
+    from proper_model.kernels import gpu
+
+    def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> Any:
+        # Another base of this family may run meanwhile: on a CPU, in float64, or with rows side by side.
+        narrow = routing_dtype(q) is torch.float32
+        if more or named or len(q) != 1 or not narrow or not runs_kernels(q.device):
+            return plain(q, k, cos, sin, *more, **named)
+        return gpu.rotate(q, cos, sin), gpu.rotate(k, cos, sin)
+
+    return rotated

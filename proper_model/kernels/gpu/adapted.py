@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proper_model.kernels.gpu.low_rank import Mask, Thin, gather, outer, scatter
+from proper_model.kernels.gpu.low_rank import Mask, Thin, gather, gather_stages, outer, scatter
 from proper_model.kernels.gpu.mask import keep_mask
 from proper_model.kernels.gpu.routing import Scales, Sizes, route, route_back
 from proper_model.kernels.gpu.tiles import DTYPES
@@ -42,9 +42,12 @@ class Routing:
 
 
 def serves(x: Tensor, base: torch.nn.Module, experts: int, rank: int) -> bool:
-    """True for inputs, linears and sizes that these kernels compute."""
+    """True for inputs, linears and sizes that these kernels compute; `experts`: 0 for none."""
     plain = type(base) is torch.nn.Linear and base.weight.dtype is x.dtype
-    return plain and x.dtype in DTYPES and x.stride(-1) == 1 and max(1, experts) * rank <= MOST_LOW
+    if not plain or x.dtype not in DTYPES or x.stride(-1) != 1 or max(1, experts) * rank > MOST_LOW:
+        return False
+    # `scatter` holds all factors at once as well, of fewer numbers than `gather`'s step.
+    return gather_stages(experts * rank, rank, 2 * experts, x) > 0
 
 
 def adapted_linear(
@@ -105,7 +108,13 @@ class _Adapted(torch.autograd.Function):
         parts = gather(x, inner, layout, mask)
         c, saved = route(parts, through, user, layout, sizes, scales, x.dtype)
         scatter(h, c, outside, layout)
-        ctx.save_for_backward(x, weight, c, saved, through, *inner.tensors, *outside.tensors)
+        # x is the widest of all: an embedding that trains alone needs neither it nor c.
+        *_, wants_user_a, wants_user_b, wants_a, wants_b, wants_text = ctx.needs_input_grad
+        kept_x = x if wants_user_a or wants_a or wants_text else None
+        kept_c = c if wants_user_b or wants_b else None
+        ctx.save_for_backward(
+            kept_x, weight, kept_c, saved, through, *inner.tensors, *outside.tensors
+        )
         ctx.about = layout, mask, scales, detached, sizes
         ctx.dtypes = [None if f is None else f.dtype for f in (expert_a, expert_b, text)]
         return h
@@ -120,22 +129,19 @@ class _Adapted(torch.autograd.Function):
         e, r = sizes.experts * sizes.rank, sizes.own
         parts = gather(d_h, outside, layout)
         back = None if detached else through
-        d, narrow, d_logits = route_back(parts, saved, back, layout, sizes, scales, x.dtype)
+        d, narrow, d_logits = route_back(parts, saved, back, layout, sizes, scales, weight.dtype)
         d_x = d_user_a = d_user_b = d_through = d_user = None
         if wants[0]:
             d_x = F.linear(d_h, weight.T)
             scatter(d_x, d, inner, layout, mask, narrow)
         if inner.own is not None and wants[9]:
-            d_user_a = outer(d[:, e : e + r], x, layout, _new(x, inner.own), mask)
+            d_user_a = outer(d[:, e : e + r], x, layout, _new(inner.own), mask)
         if outside.own is not None and wants[10]:
             rows, _, width = outside.own.shape
-            d_user_b = x.new_empty(rows, width, r, dtype=torch.float32)
+            d_user_b = d_h.new_empty(rows, width, r, dtype=torch.float32)
             outer(c[:, e : e + r], d_h, layout, d_user_b.transpose(1, 2))
-        if wants[7]:
-            if detached:
-                d_through = torch.zeros_like(through)
-            else:
-                d_through = outer(d_logits, saved[:, e : e + r], layout, _new(x, through))
+        if wants[7] and not detached:
+            d_through = outer(d_logits, saved[:, e : e + r], layout, _new(through))
         if wants[8]:
             rows = len(layout.lengths)
             d_user = d_logits.new_zeros(rows, sizes.experts).index_add(0, layout.rows, d_logits)
@@ -157,7 +163,7 @@ class _Adapted(torch.autograd.Function):
 
 
 def _shared_gradients(
-    ctx: Any, x: Tensor, d_h: Tensor, c: Tensor, d: Tensor, d_logits: Tensor
+    ctx: Any, x: Tensor | None, d_h: Tensor, c: Tensor | None, d: Tensor, d_logits: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Of A_n, B_n and W_t, where they are in training: products over all tokens of a pass."""
     layout, mask, _, _, sizes = ctx.about
@@ -166,13 +172,16 @@ def _shared_gradients(
     n, rank, e = sizes.experts, sizes.rank, sizes.experts * sizes.rank
     d_a = d_b = d_text = None
     if wants_a:
+        assert x is not None
         dropped = x
         if mask.seeds is not None:
             dropped = x * keep_mask(x, mask.threshold, mask.seeds, layout, mask.site)
         d_a = (d[:, :e].T @ dropped).view(n, rank, -1).to(a)
     if wants_b:
+        assert c is not None
         d_b = (c[:, :e].T @ d_h).view(n, rank, -1).transpose(1, 2).to(b)
     if wants_text:
+        assert x is not None
         d_text = (d_logits.T @ x.to(d_logits.dtype)).to(w)
     return d_a, d_b, d_text
 
@@ -182,5 +191,5 @@ def _out(factor: Tensor | None) -> Tensor | None:
     return None if factor is None else factor.transpose(1, 2)
 
 
-def _new(x: Tensor, like: Tensor) -> Tensor:
-    return x.new_empty(like.shape, dtype=torch.float32)
+def _new(like: Tensor) -> Tensor:
+    return like.new_empty(like.shape, dtype=torch.float32)

@@ -29,7 +29,15 @@ import triton.language as tl
 from torch import Tensor
 
 from proper_model.kernels.gpu.mask import keeps, token_key
-from proper_model.kernels.gpu.tiles import TOKENS, WIDTH, pieces, power, row_starts, shares
+from proper_model.kernels.gpu.tiles import (
+    TOKENS,
+    WIDTH,
+    pieces,
+    power,
+    row_starts,
+    shares,
+    stages,
+)
 from proper_model.kernels.layout import Layout
 
 # Triton would compile a kernel for every kind of number; these change from pass to pass.
@@ -103,6 +111,7 @@ def gather(x: Tensor, thin: Thin, layout: Layout, mask: Mask = NO_MASK) -> Tenso
         x, *_factors(thin, x), out, where, *_seeds(mask, x, layout), count, width, len(x), each,
         x.stride(0), mask.site, mask.threshold,
         *_shape(thin), mask.seeds is not None, TOKENS, WIDTH,
+        num_stages=max(1, gather_stages(*thin.sizes, x)),
     )  # fmt: skip
     return out
 
@@ -131,10 +140,12 @@ def scatter(
 def outer(c: Tensor, x: Tensor, layout: Layout, out: Tensor, mask: Mask = NO_MASK) -> Tensor:
     """c [M, r] and x [M, d] -> out [R, r, d] of any strides, float32; every number is written."""
     rows, r, width = out.shape
+    step = TOKENS * (WIDTH * x.element_size() + power(r) * c.element_size())
     _outer[(rows, triton.cdiv(width, WIDTH))](
         c, x, out, layout.ends, *_seeds(mask, x, layout), width,
         c.stride(0), c.stride(1), x.stride(0), *out.stride(), mask.site, mask.threshold,
         r, power(r), mask.seeds is not None, TOKENS, WIDTH,
+        num_stages=max(1, stages(step, x.device)),
     )  # fmt: skip
     return out
 
@@ -142,6 +153,12 @@ def outer(c: Tensor, x: Tensor, layout: Layout, out: Tensor, mask: Mask = NO_MAS
 def low_width(e: int, r: int) -> int:
     """L: numbers in a row of c."""
     return power(e + r)
+
+
+def gather_stages(e: int, r: int, text: int, x: Tensor) -> int:
+    """Steps along the width that `gather` loads ahead: of x and all factors; 0 where not one has room."""
+    rows = TOKENS + low_width(e, r) + power(max(1, text))
+    return stages(rows * WIDTH * x.element_size(), x.device)
 
 
 def _factors(thin: Thin, x: Tensor) -> list[Tensor]:

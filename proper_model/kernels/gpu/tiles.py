@@ -6,7 +6,10 @@ make one list of pieces, and one launch serves them all.
 
 from __future__ import annotations
 
+import functools
+
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -50,6 +53,28 @@ def shares(width: int, pieces: int) -> int:
     """Into how many parts a sum over `width` is cut, so that few pieces keep a whole GPU busy."""
     wanted = -(-PROGRAMS // max(1, pieces))
     return max(1, min(wanted, -(-width // WIDTH), MOST_SHARES))
+
+
+@functools.cache
+def program_bytes(device: torch.device) -> int | None:
+    """Memory beside a processor that one program may take; None where Triton interprets.
+
+    From 99 KiB on GPUs for displays to 227 KiB on those for training.
+    """
+    if device.type != "cuda":
+        return None
+    found = triton.runtime.driver.active.utils.get_device_properties(device.index)
+    return int(found["max_shared_mem"])
+
+
+def stages(step_bytes: int, device: torch.device) -> int:
+    """How many steps of a loop a program loads ahead, of which each takes so many bytes; 0: not even one.
+
+    As many as Triton takes by itself, unless they do not fit: then it would compile and not start.
+    """
+    most = 2 if torch.version.hip else 3
+    room = program_bytes(device)
+    return most if room is None else min(most, room // step_bytes)
 
 
 PROGRAMS = 528  # four for each multiprocessor of a large GPU
