@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proper_model.kernels.gpu.low_rank import Mask, Thin, gather, gather_stages, outer, scatter
+from proper_model.kernels.gpu.low_rank import Mask, Thin, fits, gather, outer, scatter
 from proper_model.kernels.gpu.mask import keep_mask
 from proper_model.kernels.gpu.routing import Scales, Sizes, route, route_back
 from proper_model.kernels.gpu.tiles import DTYPES
@@ -46,8 +46,7 @@ def serves(x: Tensor, base: torch.nn.Module, experts: int, rank: int) -> bool:
     plain = type(base) is torch.nn.Linear and base.weight.dtype is x.dtype
     if not plain or x.dtype not in DTYPES or x.stride(-1) != 1 or max(1, experts) * rank > MOST_LOW:
         return False
-    # `scatter` holds all factors at once as well, of fewer numbers than `gather`'s step.
-    return gather_stages(experts * rank, rank, 2 * experts, x) > 0
+    return fits(experts * rank, rank, 2 * experts, x)
 
 
 def adapted_linear(

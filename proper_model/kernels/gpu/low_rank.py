@@ -161,6 +161,12 @@ def gather_stages(e: int, r: int, text: int, x: Tensor) -> int:
     return stages(rows * WIDTH * x.element_size(), x.device)
 
 
+def fits(e: int, r: int, text: int, x: Tensor) -> bool:
+    """True where a processor holds a step of `gather` and all of what `scatter` multiplies at once."""
+    whole = low_width(e, r) * (TOKENS + WIDTH) * x.element_size()
+    return gather_stages(e, r, text, x) > 0 and stages(whole, x.device) > 0
+
+
 def _factors(thin: Thin, x: Tensor) -> list[Tensor]:
     """A kernel wants a pointer for what is absent too; it is never read."""
     return [x if factor is None else factor for factor in thin.tensors]
