@@ -363,6 +363,19 @@ def test_a_look_that_saw_no_mark_before_proves_nothing(plan: Plan) -> None:
     assert any("says nothing" in line for line in deletion_show.failed_controls(result))
 
 
+def test_lives_below_a_relative_folder_get_paths_that_hold_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their commands run in another working folder, where a relative path names nothing."""
+    monkeypatch.chdir(tmp_path)
+    seen: list[Path] = []
+    module = "simulations.privacy.deletion.remains"
+    monkeypatch.setattr(f"{module}.pooled_life", lambda at, _: (seen.append(at) or [], at))
+    monkeypatch.setattr(f"{module}.device_life", lambda at, *_: seen.append(at) or [])
+    assert remains(Path("out/folders"), 0, lambda *_: None) == []
+    assert seen == [tmp_path / "out/folders" / name for name in ("coordinator", "device")]
+
+
 @pytest.mark.full
 def test_what_remains_of_people_and_of_an_item(tmp_path: Path) -> None:
     found = remains(tmp_path / "lives", 0, lambda *_: None)

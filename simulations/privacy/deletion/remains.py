@@ -66,6 +66,7 @@ DEVICE_PLACES = {
 
 def remains(folder: Path, seed: int, progress: Progress) -> list[Row]:
     """Both lives below `folder`, a new one. Raises SimulationError if a command failed."""
+    folder = folder.absolute()  # commands run in a folder of their own
     cast = make_cast(seed, np.random.default_rng([seed, 9]))
     progress("an operator's consents, releases and withdrawals", 0, 2)
     coordinator, release = pooled_life(folder / "coordinator", cast)
