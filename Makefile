@@ -295,7 +295,7 @@ privacy-results: PRIVACY_deletion := demo
 privacy-results: PRIVACY_poisoning := demo --defences none,items,both --things population,experts
 privacy-results: PRIVACY_poisoning-router := demo --things router --defences none,both
 privacy-results: PRIVACY_backdoor := demo:text
-privacy-results: $(PRIVACY_RESULTS:%=privacy-%) ## results/privacy again, on synthetic people; needs make accountant; hours
+privacy-results: $(PRIVACY_RESULTS:%=privacy-%) ## results/privacy again, on synthetic people; needs make accountant; two hours
 	mkdir -p results/privacy
 	for name in $(PRIVACY_RESULTS); do cp $(PRIVACY_OUT)/$$name/*.json results/privacy/$$name.json; done
 	$(MAKE) privacy-report

@@ -44,15 +44,15 @@ def test_what_the_privacy_page_says_of_members_and_links_holds(repository: Path)
         if row["control"] == "none"
     }
     said = {
-        ("group", "routing", "classifier"): "95%",
-        ("group", "embedding", "classifier"): "91%",
-        ("same-release", "routing", "cosine"): "33%",
-        ("same-release", "answers", "cosine"): "46%",
-        ("same-release", "embedding", "cosine"): "41%",
+        ("group", "routing", "classifier"): "97%",
+        ("group", "embedding", "classifier"): "95%",
+        ("same-release", "routing", "cosine"): "34%",
+        ("same-release", "answers", "cosine"): "47%",
+        ("same-release", "embedding", "cosine"): "43%",
         ("same-release", "adapter", "cosine"): "54%",
-        ("other-seed", "answers", "cosine"): "52%",
-        ("other-seed", "adapter", "cosine"): "42%",
-        ("other-seed", "routing", "aligned"): "24%",
+        ("other-seed", "answers", "cosine"): "56%",
+        ("other-seed", "adapter", "cosine"): "47%",
+        ("other-seed", "routing", "aligned"): "23%",
         ("other-seed", "adapter-factors, seed kept", "cosine"): "100%",
     }
     assert {key: f"{found[key]['pooled']['value']:.0%}" for key in said} == said
@@ -75,7 +75,7 @@ def test_what_the_privacy_page_says_of_deletion_holds(repository: Path) -> None:
         ("both", "experts"): "0.76",
         ("after", "population"): "0.59",
         ("after", "experts"): "0.63",
-        ("before", "adapter"): "0.68",
+        ("before", "adapter"): "0.67",
         ("after", "adapter"): "0.49",
     }
     assert {key: f"{found[key]:.2f}" for key in said} == said
@@ -100,14 +100,14 @@ def test_what_the_privacy_page_says_of_poisoning_and_prototypes_holds(repository
         if row["control"] == "none"
     }
     things = ("population", "experts")
-    said = {"none": ["96%", "83%"], "items": ["7%", "4%"], "both": ["32%", "16%"]}
+    said = {"none": ["96%", "83%"], "items": ["7%", "4%"], "both": ["32%", "22%"]}
     for defence, shares in said.items():
         one = [f"{found[thing, 1, defence]['trigger']['value']:.0%}" for thing in things]
         assert one == shares
         five = [found[thing, 5, defence]["trigger"]["value"] for thing in things]
         assert all(share > 0.9 for share in five)
     cost = [found[thing, 1, "both"]["loss_change"]["value"] for thing in things]
-    assert [f"{value:.2f}" for value in cost] == ["0.08", "0.15"]
+    assert [f"{value:.2f}" for value in cost] == ["0.08", "0.18"]
     assert all(found[thing, 1, "none"]["loss_change"]["low"] < 0 for thing in things)
 
     alone = committed(repository, "privacy/poisoning-router")
@@ -240,7 +240,7 @@ def test_what_the_privacy_page_says_was_measured_holds(repository: Path) -> None
     one = {thing: found[f"{thing}; 1 text", "nearest, no defence"] for thing in ("lora", "router")}
     assert {thing: f"{row['pooled']['value']:.0%}" for thing, row in one.items()} == {
         "lora": "100%",
-        "router": "88%",
+        "router": "85%",
     }
     hidden = (
         ("router, adapter unknown; 1 text", "nearest, no defence"),
