@@ -86,6 +86,28 @@ def test_one_training_costs_at_most_half_of_what_two_rates_do(
     assert cost.estimate(Learner(none), histories).slowest_s < costs[1].slowest_s / 2
 
 
+def test_measuring_speed_takes_no_larger_passes_than_training(
+    release: Release, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it takes the memory that was to be told: over a large base that was the peak of all."""
+    monkeypatch.setattr(cost, "PROBE_S", 0.0)
+    passes: list[int] = []
+    answer_nll = AdaptedModel.answer_nll
+
+    def counted(self: AdaptedModel, batch: Batch, now: object) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            passes.append(sum(batch.layout.lengths))
+        return answer_nll(self, batch, now)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(AdaptedModel, "answer_nll", counted)
+    histories = {release.task.name: (release.task, user.history)}
+    cost.estimate(Learner(release), histories)
+    before = max(passes)
+    passes.clear()
+    adapting.adapt(Learner(release), ME, histories)
+    assert before <= max(passes)
+
+
 BLOCK = 4096
 
 

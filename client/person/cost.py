@@ -43,7 +43,6 @@ from proper_model.model import personal_pass
 from proper_model.settings import ItemPrivacy
 from proper_model.stages.calibrated_lora import Planned
 
-PROBE_TOKENS = 2048
 PROBE_S = 1.0
 # What libraries take beyond tensors as training meets more and more shapes: compiled products and
 # the allocator's fragments. Measured: 230 to 280 MiB after hundreds of steps, then no more.
@@ -104,8 +103,8 @@ def estimate(
     memory, gpu, fastest_s, slowest_s = resident_bytes(), 0, 0.0, 1.0
     phases: tuple[ExpectedPhase, ...] = ()
     if shared.folds or any(_adapted(learner, own)):
-        memory, gpu = _memory(learner, own)
-        phases = _expected(learner, trainings, _tokens_a_second(learner, together))
+        memory, gpu, pass_tokens = _memory(learner, own)
+        phases = _expected(learner, trainings, _tokens_a_second(learner, together, pass_tokens))
         fastest_s = sum(phase.fastest_s for phase in phases)
         slowest_s = sum(phase.slowest_s for phase in phases)
     most, kept = disk_needed(
@@ -122,8 +121,10 @@ def estimate_update(learner: Learner, state: PersonalState, name: str, grown: Ta
     if not state.tasks[name].adapter:
         return estimate(learner, histories_of(state.with_task(name, grown)))
     waiting, start = updating.begin(learner, state, grown, name)
-    memory, gpu = _memory(learner, _splits(learner, {name: (grown.task(), grown.items)}))
-    rate = _tokens_a_second(learner, start.samples.items)
+    memory, gpu, pass_tokens = _memory(
+        learner, _splits(learner, {name: (grown.task(), grown.items)})
+    )
+    rate = _tokens_a_second(learner, start.samples.items, pass_tokens)
     calibrated = learner.calibrated("stage3", [start.samples])
     user = learner.settings.user
     rates = len(user.learning_rates) if calibrated is None else 1
@@ -252,10 +253,11 @@ def _planned_tokens(one: Planned) -> float:
     return (one.trial.stop_epoch or 0) * train + 2 * JUDGING * judged
 
 
-def _memory(learner: Learner, members: Sequence[Samples]) -> tuple[int, int]:
+def _memory(learner: Learner, members: Sequence[Samples]) -> tuple[int, int, int]:
     """Bytes of this process, and of a GPU beside its base, under the learner's budget if it has one.
 
-    The process takes what it holds now, the base included, and what training adds to it.
+    And the most tokens of one pass of training. The process takes what it holds now, the base included, and what
+    training adds to it.
     """
     held = resident_bytes() + ROUTINES_BYTES
     planned = None if learner.privacy is not None else learner.planned(members)
@@ -278,19 +280,25 @@ def _memory(learner: Learner, members: Sequence[Samples]) -> tuple[int, int]:
     model = memory_model(learner.model, learner.encoder, longest, settings, prior=prior)
     training = model.peak(slots, tokens, trials)
     if learner.model.device.type == "cpu":
-        return held + training, 0
-    return held + trials * model.slot_bytes // STATES, training  # every trial's best state is here
+        return held + training, 0, tokens
+    # Every trial's best state is in the process.
+    return held + trials * model.slot_bytes // STATES, training, tokens
 
 
-def _tokens_a_second(learner: Learner, samples: Sequence[Encoded]) -> float:
-    """Tokens forward and backward a second, with experts and one adapter, on own items."""
+def _tokens_a_second(learner: Learner, samples: Sequence[Encoded], most: int) -> float:
+    """Tokens forward and backward a second, with experts and one adapter, on own items.
+
+    In passes like those of training, of `most` tokens: larger ones would take more memory than is told,
+    and be quicker.
+    """
     model = learner.model
     user = learner.settings.user
     together = 1 if learner.release.calibration is not None else len(user.learning_rates)
     batch_size = user.batch_size * together
-    rows = list(samples[:batch_size])
-    while len(rows) < len(samples) and sum(len(s.tokens) for s in rows) < PROBE_TOKENS / 4:
-        rows.append(samples[len(rows)])
+    rows = [samples[0]]
+    for sample in samples[1:batch_size]:
+        if sum(len(s.tokens) for s in (*rows, sample)) <= most:
+            rows.append(sample)
     before, model.lora = model.lora, model.new_user_lora([0])
     embeddings = learner.release.mean_embedding[None]
 
