@@ -48,10 +48,14 @@ def person(user: User, tmp_path_factory: pytest.TempPathFactory) -> Person:
 
 @pytest.fixture
 def session(person: Person) -> ServedPerson:
-    """On a copy of the person's vault."""
+    return served(with_fresh_vault(person))
+
+
+def with_fresh_vault(person: Person) -> Person:
+    """On a copy of the vault that lies beside the home."""
     destroy_vault(person.home / "vault")
     shutil.copytree(person.home.parent / "vault", person.home / "vault")
-    return served(person)
+    return person
 
 
 def served(person: Person) -> ServedPerson:

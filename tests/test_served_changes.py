@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from serving import running, wait_until
-from test_served import quiet, served, whole
+from test_served import quiet, served, whole, with_fresh_vault
 
 from client.home import Home
 from client.person.answering import Personal
@@ -57,10 +57,7 @@ def adapted(user: User, tmp_path_factory: pytest.TempPathFactory) -> Person:
 
 @pytest.fixture
 def person(adapted: Person) -> Person:
-    """With a fresh copy of that vault."""
-    destroy_vault(adapted.home / "vault")
-    shutil.copytree(adapted.home.parent / "vault", adapted.home / "vault")
-    return adapted
+    return with_fresh_vault(adapted)
 
 
 @pytest.fixture

@@ -210,8 +210,7 @@ class NaiveMoe(Loop):
                 world.settings.dropout,
             )
             self.linears.append((site.layer, linear))
-            parent, _, name = site.path.rpartition(".")
-            setattr(world.base.get_submodule(parent), name, linear)
+            world.base.set_submodule(site.path, linear)
         self.model = world.base
         self.factors = [(linear.a, linear.b) for _, linear in self.linears]
 

@@ -123,7 +123,7 @@ class StackedLoop(Loop):
         plain = list(blocks)
         try:
             for _, path, linear in self.linears:
-                _put(base, path, linear)
+                base.set_submodule(path, linear)
             for number, block in enumerate(self.compiled):
                 blocks[number] = block
             yield
@@ -131,7 +131,7 @@ class StackedLoop(Loop):
             for number, block in enumerate(plain):
                 blocks[number] = block
             for _, path, linear in self.linears:
-                _put(base, path, linear.base)
+                base.set_submodule(path, linear.base)
 
     def losses(self, samples: Sequence[Encoded]) -> Tensor:
         """As Hugging Face's own forward makes them, without mask where nothing is padded."""
@@ -151,8 +151,3 @@ class StackedLoop(Loop):
         output = self.model(inputs_embeds=start, logits_to_keep=keep, use_cache=False, **where)
         losses = padded_nll(output.logits, batch.labels[:, -keep:])
         return losses / (batch.labels != -100).sum(1)
-
-
-def _put(base: Any, path: str, module: torch.nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(base.get_submodule(parent), name, module)

@@ -58,14 +58,13 @@ class Vmap:
         self.world, self.widths = world, world.widths()
         self.paths = [site.path for site in find_sites(world.base)]
         for path in self.paths:
-            parent, _, name = path.rpartition(".")
             linear = LoraLinear(
                 world.base.get_submodule(path),
                 world.structure.rank,
                 world.structure.scale,
                 world.adapter_dtype,
             )
-            setattr(world.base.get_submodule(parent), name, linear)
+            world.base.set_submodule(path, linear)
         self.trained: dict[int, Factors] = {}
 
     def round(self, clock: Stopwatch) -> None:

@@ -133,8 +133,7 @@ def drop_by_row(peft: torch.nn.Module) -> None:
         if ".lora_dropout." in path and isinstance(module, torch.nn.Dropout)
     ]
     for site, (path, before) in enumerate(found):
-        parent, _, name = path.rpartition(".")
-        peft.get_submodule(parent).add_module(name, RowDropout(before.p, site))
+        peft.set_submodule(path, RowDropout(before.p, site))
 
 
 @contextmanager

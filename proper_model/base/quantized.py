@@ -144,8 +144,7 @@ def pack_module(base: Any, path: str, module: torch.nn.Module, weights: BaseWeig
     """Replace the module at `path` by a packed one, if it is a linear and not the head."""
     if weights != BaseWeights.FULL and _packable(base, module):
         assert isinstance(module, torch.nn.Linear)
-        parent, _, name = path.rpartition(".")
-        setattr(base.get_submodule(parent), name, QuantizedLinear(module, weights))
+        base.set_submodule(path, QuantizedLinear(module, weights))
 
 
 def _packable(base: Any, module: torch.nn.Module) -> bool:

@@ -59,11 +59,11 @@ class StackedAdamW:
 
     def gradient_norms(self) -> Tensor:
         """Euclidean norm of each slot's gradient over all parameters, [U]."""
-        if self.fused:
-            from proper_model.kernels.gpu import squared_norms
-
-            return squared_norms([p.grad for p in self.parameters if p.grad is not None]).sqrt()
-        squares = [p.grad.flatten(1).square().sum(1) for p in self.parameters if p.grad is not None]
+        gradients = [p.grad.flatten(1) for p in self.parameters if p.grad is not None]
+        if self.fused:  # reads a gradient once, and makes no squares of its size
+            squares = [torch.linalg.vector_norm(g, dim=1).square() for g in gradients]
+        else:
+            squares = [g.square().sum(1) for g in gradients]
         return torch.stack(squares).sum(0).sqrt()
 
     @torch.no_grad()

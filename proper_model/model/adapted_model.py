@@ -109,16 +109,12 @@ class AdaptedModel(Adapters):
                 yield self
         finally:
             for path, original in self._originals.items():
-                self._replace(path, original)
+                self.base.set_submodule(path, original)
             self._originals = {}
 
     def _swap(self, path: str, module: torch.nn.Module) -> None:
         self._originals[path] = self.base.get_submodule(path)
-        self._replace(path, module)
-
-    def _replace(self, path: str, module: torch.nn.Module) -> None:
-        parent, _, name = path.rpartition(".")
-        setattr(self.base.get_submodule(parent), name, module)
+        self.base.set_submodule(path, module)
 
     @contextmanager
     def running(self, now: Pass) -> Iterator[None]:

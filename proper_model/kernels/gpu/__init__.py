@@ -1,6 +1,6 @@
 """Triton kernels of a GPU; import this room only where `kernels.ops.has_triton()` says so."""
 
-from proper_model.kernels.gpu.adamw import adamw_step, squared_norms
+from proper_model.kernels.gpu.adamw import adamw_step
 from proper_model.kernels.gpu.adapted import Routing, adapted_linear, serves
 from proper_model.kernels.gpu.blocks import rms_norm, rotate, swiglu
 from proper_model.kernels.gpu.low_rank import NO_MASK, Mask
@@ -9,5 +9,5 @@ from proper_model.kernels.gpu.routing import Scales
 
 __all__ = [
     "Mask", "NO_MASK", "Routing", "Scales", "adamw_step", "adapted_linear", "keep_mask", "rms_norm",
-    "rotate", "serves", "squared_norms", "swiglu",
+    "rotate", "serves", "swiglu",
 ]

@@ -5,7 +5,6 @@ Letters: U user slots, n numbers of one slot.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -35,12 +34,6 @@ def adamw_step(
         parameter, first, second, gradient.contiguous(), numbers, count,
         1 - betas[0], betas[1], 1 - betas[1], epsilon, PIECE,
     )  # fmt: skip
-
-
-def squared_norms(gradients: list[Tensor]) -> Tensor:
-    """Sums of squares of every slot over all gradients [U, ...]: [U]."""
-    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]
-    return torch.stack(norms).square().sum(0)
 
 
 @triton.jit

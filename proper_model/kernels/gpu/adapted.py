@@ -123,42 +123,32 @@ class _Adapted(torch.autograd.Function):
         x, weight, c, saved, through, *factors = ctx.saved_tensors
         inner, outside = Thin(*factors[:3]), Thin(*factors[3:])
         layout, mask, scales, detached, sizes = ctx.about
-        wants = ctx.needs_input_grad
+        (
+            wants_x, _, _, _, _, _, _, wants_through, wants_user, wants_user_a, wants_user_b, *_
+        ) = ctx.needs_input_grad  # fmt: skip
         d_h = grads[0].contiguous()
         e, r = sizes.experts * sizes.rank, sizes.own
         parts = gather(d_h, outside, layout)
         back = None if detached else through
         d, narrow, d_logits = route_back(parts, saved, back, layout, sizes, scales, weight.dtype)
         d_x = d_user_a = d_user_b = d_through = d_user = None
-        if wants[0]:
+        if wants_x:
             d_x = F.linear(d_h, weight.T)
             scatter(d_x, d, inner, layout, mask, narrow)
-        if inner.own is not None and wants[9]:
+        if inner.own is not None and wants_user_a:
             d_user_a = outer(d[:, e : e + r], x, layout, _new(inner.own), mask)
-        if outside.own is not None and wants[10]:
+        if outside.own is not None and wants_user_b:
             rows, _, width = outside.own.shape
             d_user_b = d_h.new_empty(rows, width, r, dtype=torch.float32)
             outer(c[:, e : e + r], d_h, layout, d_user_b.transpose(1, 2))
-        if wants[7] and not detached:
+        if wants_through and not detached:
             d_through = outer(d_logits, saved[:, e : e + r], layout, _new(through))
-        if wants[8]:
+        if wants_user:
             rows = len(layout.lengths)
             d_user = d_logits.new_zeros(rows, sizes.experts).index_add(0, layout.rows, d_logits)
         shared = _shared_gradients(ctx, x, d_h, c, d, d_logits)
-        return (
-            d_x,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            d_through,
-            d_user,
-            d_user_a,
-            d_user_b,
-            *shared,
-        )
+        fixed = (None,) * 6  # from the weight to `detached`
+        return d_x, *fixed, d_through, d_user, d_user_a, d_user_b, *shared
 
 
 def _shared_gradients(

@@ -32,9 +32,9 @@ from proper_model.kernels.gpu.mask import keeps, token_key
 from proper_model.kernels.gpu.tiles import (
     TOKENS,
     WIDTH,
+    piece_of,
     pieces,
     power,
-    row_starts,
     shares,
     stages,
 )
@@ -179,7 +179,7 @@ def _shape(thin: Thin) -> tuple[int, ...]:
 
 
 def _seeds(mask: Mask, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    return x if mask.seeds is None else mask.seeds, row_starts(layout)
+    return x if mask.seeds is None else mask.seeds, layout.bounds()
 
 
 @triton.jit
@@ -213,10 +213,8 @@ def _gather(
     E: tl.constexpr, R: tl.constexpr, N: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
     DROPS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    piece, part = tl.program_id(0), tl.program_id(1)
-    row = tl.load(where + piece)
-    tokens = tl.load(where + count + piece) + tl.arange(0, TOKENS)
-    inside = (tokens < tl.load(where + 2 * count + piece))[:, None]
+    row, tokens, inside = piece_of(where, count, TOKENS)
+    part = tl.program_id(1)
     wide_tokens = tokens.to(tl.int64)
     c, n = tl.arange(0, L), tl.arange(0, K)
     low = tl.zeros((TOKENS, L), tl.float32)
@@ -246,10 +244,7 @@ def _scatter(
     E: tl.constexpr, R: tl.constexpr, N: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
     DROPS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    piece = tl.program_id(0)
-    row = tl.load(where + piece)
-    tokens = tl.load(where + count + piece) + tl.arange(0, TOKENS)
-    inside = (tokens < tl.load(where + 2 * count + piece))[:, None]
+    row, tokens, inside = piece_of(where, count, TOKENS)
     wide_tokens = tokens.to(tl.int64)[:, None]
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     j, n = tl.arange(0, L), tl.arange(0, K)

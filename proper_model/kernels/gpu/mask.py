@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from proper_model.kernels.gpu.tiles import TOKENS, WIDTH, pieces, row_starts
+from proper_model.kernels.gpu.tiles import TOKENS, WIDTH, piece_of, pieces
 from proper_model.kernels.layout import Layout
 
 
@@ -47,10 +47,7 @@ def _mask(
     out, where, seeds, firsts, count, width, site, threshold,
     TOKENS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    piece = tl.program_id(0)
-    row = tl.load(where + piece)
-    tokens = tl.load(where + count + piece) + tl.arange(0, TOKENS)
-    inside = tokens < tl.load(where + 2 * count + piece)
+    row, tokens, inside = piece_of(where, count, TOKENS)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     keys = token_key(tl.load(seeds + row), site, tokens - tl.load(firsts + row))
     kept = keeps(keys, columns, threshold)
@@ -58,7 +55,7 @@ def _mask(
     tl.store(
         out + at,
         kept.to(tl.float32).to(out.dtype.element_ty),
-        inside[:, None] & (columns < width)[None, :],
+        inside & (columns < width)[None, :],
     )
 
 
@@ -67,5 +64,5 @@ def keep_mask(x: Tensor, threshold: int, seeds: Tensor, layout: Layout, site: in
     out, where = torch.empty_like(x, requires_grad=False), pieces(layout)
     count, width = where.shape[1], x.shape[1]
     grid = (count, triton.cdiv(width, WIDTH))
-    _mask[grid](out, where, seeds, row_starts(layout), count, width, site, threshold, TOKENS, WIDTH)
+    _mask[grid](out, where, seeds, layout.bounds(), count, width, site, threshold, TOKENS, WIDTH)
     return out

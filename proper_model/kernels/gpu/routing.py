@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from proper_model.kernels.gpu.low_rank import low_width
-from proper_model.kernels.gpu.tiles import TOKENS, pieces, power
+from proper_model.kernels.gpu.tiles import TOKENS, piece_of, pieces, power
 from proper_model.kernels.layout import Layout
 
 
@@ -136,10 +136,8 @@ def _route(
     EP: tl.constexpr, RP: tl.constexpr, NP: tl.constexpr, L: tl.constexpr,
     TEXT: tl.constexpr, OWN: tl.constexpr, USER: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    piece = tl.program_id(0)
-    row = tl.load(where + piece)
-    tokens = (tl.load(where + count + piece) + tl.arange(0, TOKENS)).to(tl.int64)
-    inside = (tokens < tl.load(where + 2 * count + piece))[:, None]
+    row, tokens, inside = piece_of(where, count, TOKENS)
+    tokens = tokens.to(tl.int64)
     e, r, n = tl.arange(0, EP), tl.arange(0, RP), tl.arange(0, NP)
     at, apart = tokens[:, None] * columns, tokens_all.to(tl.int64) * columns
     at_c, at_saved = c + tokens[:, None] * L, saved + tokens[:, None] * (E + R + N)
@@ -183,10 +181,8 @@ def _route_back(
     EP: tl.constexpr, RP: tl.constexpr, NP: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
     OWN: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    piece = tl.program_id(0)
-    row = tl.load(where + piece)
-    tokens = (tl.load(where + count + piece) + tl.arange(0, TOKENS)).to(tl.int64)
-    inside = (tokens < tl.load(where + 2 * count + piece))[:, None]
+    row, tokens, inside = piece_of(where, count, TOKENS)
+    tokens = tokens.to(tl.int64)
     e, r, n = tl.arange(0, EP), tl.arange(0, RP), tl.arange(0, NP)
     at, apart = tokens[:, None] * columns, tokens_all.to(tl.int64) * columns
     at_d, at_saved = d + tokens[:, None] * L, saved + tokens[:, None] * (E + R + N)

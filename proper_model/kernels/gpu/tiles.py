@@ -35,13 +35,14 @@ def pieces(layout: Layout) -> Tensor:
     return found
 
 
-def row_starts(layout: Layout) -> Tensor:
-    """The first token of every row, [R] int32, on the GPU."""
-    found = layout.cached.get("starts")
-    if found is None:
-        found = queued(torch.tensor(layout.starts(), dtype=torch.int32), layout.rows.device)
-        layout.cached["starts"] = found
-    return found
+@triton.jit
+def piece_of(where, count, TOKENS: tl.constexpr):
+    """Of a program's piece the row, the tokens [TOKENS], and [TOKENS, 1] which of them there are."""
+    piece = tl.program_id(0)
+    row = tl.load(where + piece)
+    tokens = tl.load(where + count + piece) + tl.arange(0, TOKENS)
+    inside = (tokens < tl.load(where + 2 * count + piece))[:, None]
+    return row, tokens, inside
 
 
 def power(width: int) -> int:
