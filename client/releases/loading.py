@@ -75,12 +75,14 @@ def _prepare(threads: int, memory_bytes: int | None) -> None:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from proper_model.engine import return_freed_memory
+    from proper_model.engine import keep_freed_memory, return_freed_memory
 
     torch.set_num_threads(threads)
     disable_progress_bar()  # the program has its own
     if memory_bytes is not None:
         return_freed_memory()
+    else:
+        keep_freed_memory()
 
 
 def _load(

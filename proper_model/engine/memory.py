@@ -28,9 +28,10 @@ Item = TypeVar("Item")
 
 # Weights, gradient, first and second moment.
 STATES = 4
-# What malloc.h calls the two settings, and the size of a block that is given back when freed.
+# What malloc.h calls the two settings, the size of a block that is given back when freed where memory is short,
+# and one that no block has.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-LARGE_BLOCK = 1 << 17
+LARGE_BLOCK, NO_BLOCK = 1 << 17, 1 << 30
 # Rows of the two probes whose difference is counted.
 PROBE_ROWS = (1, 2)
 # What libraries and the allocator take beside tensors: measured, about the same for all sizes.
@@ -181,12 +182,27 @@ def return_freed_memory() -> None:
     it holding a third more than is in use. Asking costs page faults, so only a process that has
     a budget asks.
     """
+    _give_back(LARGE_BLOCK)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed blocks of any size for the next step, where it can be asked (glibc).
+
+    A step allocates the same large tensors again and again. Left alone the C library returns many of
+    them, and the system fills each with zeros anew: up to a fifth of a step's time over a small base.
+    For processes that train many people and have no budget.
+    """
+    _give_back(NO_BLOCK)
+
+
+def _give_back(size: int) -> None:
+    """From which size on freed blocks are given back."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
-    mallopt(_M_TRIM_THRESHOLD, LARGE_BLOCK)
+    mallopt(_M_MMAP_THRESHOLD, size)
+    mallopt(_M_TRIM_THRESHOLD, size)
 
 
 def release_memory(device: torch.device) -> None:

@@ -62,6 +62,11 @@ def outer(a: Tensor, b: Tensor, layout: Layout, *, grouped: bool = False) -> Ten
     return out
 
 
+def sums(x: Tensor, layout: Layout) -> Tensor:
+    """Every row's sum over its own tokens: [M, d] -> [R, d]."""
+    return x.new_zeros(len(layout.lengths), x.shape[1]).index_add_(0, layout.rows, x)
+
+
 def product(x: Tensor, factor: Tensor, layout: Layout) -> Tensor:
     """`times` with gradients for both."""
     y: Tensor = _Product.apply(x, factor, layout)  # type: ignore[no-untyped-call]

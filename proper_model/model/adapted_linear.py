@@ -9,11 +9,12 @@ weighting, never a loop. `routing` makes w_n (eq. 8 and 12), `ops` the products.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from proper_model.kernels.adapted import Routing, Scales, adapted_linear
 from proper_model.kernels.dropout import row_masks, threshold
 from proper_model.kernels.layout import Layout
 from proper_model.kernels.ops import Backend, add_low_rank, project, runs_kernels
@@ -66,25 +67,27 @@ class AdaptedLinear(torch.nn.Module):
                 user_w = adapters.lora.w[number].index_select(0, now.slots)  # [R, N, o]
         experts = adapters.expert(number) if with_experts else None
         own = UserFactors(user_a, user_b, user_w)
-        if self._has_kernels(flat, now, experts):
+        if not self._is_one_function(flat, now, experts):
+            h = self._in_parts(flat, now, now.layout_of(x), own, experts)
+        elif adapters.backend is Backend.KERNELS:
             h = self._by_kernels(flat, now, own, experts)
         else:
-            h = self._in_parts(flat, now, now.layout_of(x), own, experts)
+            h = self._at_once(flat, now, now.layout_of(x), own, experts)
         return h.view(*x.shape[:-1], -1)
 
-    def _has_kernels(self, x: Tensor, now: Pass, experts: Experts | None) -> bool:
-        """True where one function computes all of this (`kernels.gpu`)."""
+    def _is_one_function(self, x: Tensor, now: Pass, experts: Experts | None) -> bool:
+        """True where one function computes all of this (`kernels.adapted`, `kernels.gpu`)."""
         adapters = self.adapters
+        if now.gate is not None or (experts is not None and not is_one_sum(adapters, now)):
+            return False
+        if adapters.backend is Backend.FUSED:
+            return type(self.base) is torch.nn.Linear and self.base.weight.dtype is x.dtype
         if adapters.backend is not Backend.KERNELS or not runs_kernels(x.device):
-            return False
-        if now.layout is None or now.gate is not None:
-            return False
-        if experts is not None and not is_one_sum(adapters, now):
             return False
         from proper_model.kernels import gpu
 
         n = 0 if experts is None else adapters.structure.experts
-        return gpu.serves(x, self.base, n, adapters.structure.rank)
+        return now.layout is not None and gpu.serves(x, self.base, n, adapters.structure.rank)
 
     def _by_kernels(
         self, x: Tensor, now: Pass, own: UserFactors, experts: Experts | None
@@ -92,38 +95,53 @@ class AdaptedLinear(torch.nn.Module):
         """x [M, i] -> [M, o] by the kernels of a GPU."""
         from proper_model.kernels import gpu
 
-        adapters, number = self.adapters, self.number
         assert now.layout is not None
         seeds = now.seeds_on(x.device)
+        mask = gpu.Mask(seeds, threshold(now.dropout), self.number)
         kept = 1.0 if seeds is None else 1 - now.dropout
+        options = self._options(x, now, own, experts, kept)
+        return gpu.adapted_linear(self.base, x, now.layout, mask, **options)  # type: ignore[arg-type] # `serves` has looked
+
+    def _at_once(
+        self, x: Tensor, now: Pass, layout: Layout, own: UserFactors, experts: Experts | None
+    ) -> Tensor:
+        """x [M, i] -> [M, o] by one function of PyTorch's routines."""
+        mask, kept = self._mask(x, now, layout)
+        options = self._options(x, now, own, experts, kept)
+        return adapted_linear(self.base, x, layout, mask, **options)  # type: ignore[arg-type] # a plain linear
+
+    def _options(
+        self, x: Tensor, now: Pass, own: UserFactors, experts: Experts | None, kept: float
+    ) -> dict[str, Any]:
+        """What both such functions are told beside input and mask."""
+        adapters, number = self.adapters, self.number
         scale = adapters.structure.scale
         text = through = user = None
         if experts is not None:
             text = text_weight(adapters, number, now, x)
             through, user = terms_of_rows(adapters, number, now, x, own.b, own.w)
-        return gpu.adapted_linear(
-            self.base,  # type: ignore[arg-type] # `serves` has looked
-            x,
-            now.layout,
-            gpu.Mask(seeds, threshold(now.dropout), number),
-            gpu.Scales(scale, scale * adapters.structure.expert_factor / kept, kept),
-            gpu.Routing(through, user, adapters.structure.detach_lora_router),
-            user_a=own.a,
-            user_b=own.b,
-            expert_a=None if experts is None else experts.a,
-            expert_b=None if experts is None else experts.b,
-            text=text,
-        )
+        return {
+            "scales": Scales(scale, scale * adapters.structure.expert_factor / kept, kept),
+            "routing": Routing(through, user, adapters.structure.detach_lora_router),
+            "user_a": own.a,
+            "user_b": own.b,
+            "expert_a": None if experts is None else experts.a,
+            "expert_b": None if experts is None else experts.b,
+            "text": text,
+        }
+
+    def _mask(self, x: Tensor, now: Pass, layout: Layout) -> tuple[Tensor | None, float]:
+        """What dropout keeps of x, and which share."""
+        if now.seeds is None or now.dropout == 0:
+            return None, 1.0
+        return row_masks(x, now.dropout, now.seeds, layout, self.number), 1 - now.dropout
 
     def _in_parts(
         self, flat: Tensor, now: Pass, layout: Layout, own: UserFactors, experts: Experts | None
     ) -> Tensor:
         """x [M, i] -> [M, o]: into low rank, routed, and back (`kernels.ops`)."""
         adapters, number = self.adapters, self.number
-        mask, kept = None, 1.0
-        if now.seeds is not None and now.dropout > 0:
-            mask = row_masks(flat, now.dropout, now.seeds, layout, number)
-            kept = 1 - now.dropout
+        mask, kept = self._mask(flat, now, layout)
         low = project(
             adapters.backend,
             self.base,

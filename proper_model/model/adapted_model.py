@@ -45,7 +45,8 @@ class AdaptedModel(Adapters):
             with experts and routers.
 
     Attributes:
-        fuse_base: whether the base's own steps between its products are kernels; see `fused_blocks`.
+        fuse_base: whether the base's own steps between its products are one function each; see
+            `fused_blocks`. The reference leaves the base's code as it is.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class AdaptedModel(Adapters):
             backend=backend or Backend.best_on(device),
             experts=targets is None,
         )
-        self.fuse_base = self.backend is Backend.KERNELS
+        self.fuse_base = self.backend is Backend.KERNELS or device.type == "cpu"
         # Held outside the module tree: parameters() must be the adapters' alone.
         object.__setattr__(self, "base", base)
         base.requires_grad_(False)
@@ -105,7 +106,8 @@ class AdaptedModel(Adapters):
                     self._swap(path, FrozenLinear(module))
             for path, number in numbers.items():
                 self._swap(path, AdaptedLinear(self.base.get_submodule(path), self, number))
-            with fused_blocks(self.base) if self.fuse_base else nullcontext():
+            fuse = self.fuse_base and self.backend is not Backend.REFERENCE
+            with fused_blocks(self.base) if fuse else nullcontext():
                 yield self
         finally:
             for path, original in self._originals.items():

@@ -1,9 +1,9 @@
-"""A base's own steps between its products as one kernel each, on a GPU with Triton.
+"""A base's own steps between its products as one function each.
 
 Norms, rotary positions and the gated unit of a feed-forward are what a frozen base spends most of its
 memory traffic on (docs/performance.md). While `fused_blocks(base)` is open, families whose
-formulas are the plain ones compute them by `kernels.gpu`; everything else stays as it is, and so does
-the base's code afterwards.
+formulas are the plain ones compute them by `kernels.blocks` on a CPU and by `kernels.gpu` on a GPU with
+Triton; everything else stays as it is, and so does the base's code afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.activations import SiLUActivation
 
-from proper_model.kernels.layout import routing_dtype
+from proper_model.kernels import blocks
 from proper_model.kernels.ops import runs_kernels
 
 # Of Hugging Face: y = g x / rms(x), rotation by halves, down(silu(gate(x)) * up(x)).
@@ -30,11 +30,8 @@ ATTENTIONS = frozenset(f"{family}Attention" for family in FAMILIES)
 
 @contextmanager
 def fused_blocks(base: Any) -> Iterator[None]:
-    """Compute the base's norms, rotations and gated units by kernels while open.
-
-    A base in float64 stays as it is, kernels compute in float32; and so does one where none run.
-    """
-    if base.dtype is torch.float64 or not runs_kernels(base.device):
+    """Compute the base's norms, rotations and gated units in one function each while open."""
+    if _routines(base.device, base.dtype) is None:
         yield
         return
     with ExitStack() as stack:
@@ -50,6 +47,18 @@ def fused_blocks(base: Any) -> Iterator[None]:
         for name in modules:
             stack.enter_context(_rotation(name))
         yield
+
+
+def _routines(device: torch.device, dtype: torch.dtype) -> Any:
+    """What has `rms_norm`, `rotate` and `swiglu` for a device; None where the base's own code does it.
+
+    Triton's kernels compute in float32, so not for a base in float64.
+    """
+    if dtype is not torch.float64 and runs_kernels(device):
+        from proper_model.kernels import gpu
+
+        return gpu
+    return blocks if device.type == "cpu" else None
 
 
 @contextmanager
@@ -70,26 +79,26 @@ def _forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
 
 
 def _norm(module: Any) -> Any:
-    from proper_model.kernels import gpu
-
     def forward(x: Tensor) -> Tensor:
-        return gpu.rms_norm(x, module.weight, module.variance_epsilon)
+        norm: Tensor = _routines(x.device, x.dtype).rms_norm(
+            x, module.weight, module.variance_epsilon
+        )
+        return norm
 
     return forward
 
 
 def _gated(module: Any) -> Any:
-    from proper_model.kernels import gpu
-
     def forward(x: Tensor) -> Tensor:
-        down: Tensor = module.down_proj(gpu.swiglu(module.gate_proj(x), module.up_proj(x)))
+        gate, up = module.gate_proj(x), module.up_proj(x)
+        down: Tensor = module.down_proj(_routines(x.device, x.dtype).swiglu(gate, up))
         return down
 
     return forward
 
 
 class _Rotations:
-    """Families whose rotation is a kernel now: the function of before, and how many bases want it.
+    """Families whose rotation is another now: the function of before, and how many bases want it.
 
     The function is of a module, so of the whole process, and bases of one family may open and close in any order:
     the last one to close puts it back.
@@ -132,13 +141,12 @@ def _rotation(name: str) -> Iterator[None]:
 
 
 def _rotated(plain: Any) -> Any:
-    from proper_model.kernels import gpu
-
     def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> Any:
-        # Another base of this family may run meanwhile: on a CPU, in float64, or with rows side by side.
-        narrow = routing_dtype(q) is torch.float32
-        if more or named or len(q) != 1 or not narrow or not runs_kernels(q.device):
+        # Another base of this family may run meanwhile: on another device, or in another dtype.
+        routines = _routines(q.device, q.dtype)
+        alone = len(q) == 1 or routines is blocks  # kernels of a GPU take packed rows only
+        if more or named or routines is None or not alone:
             return plain(q, k, cos, sin, *more, **named)
-        return gpu.rotate(q, cos, sin), gpu.rotate(k, cos, sin)
+        return routines.rotate(q, cos, sin), routines.rotate(k, cos, sin)
 
     return rotated

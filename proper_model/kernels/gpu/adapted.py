@@ -10,35 +10,20 @@ Letters: M tokens, R rows, N experts, r rank, i input width, o output width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from proper_model.kernels.adapted import Routing, Scales
 from proper_model.kernels.gpu.low_rank import Mask, Thin, fits, gather, outer, scatter
 from proper_model.kernels.gpu.mask import keep_mask
-from proper_model.kernels.gpu.routing import Scales, Sizes, route, route_back
+from proper_model.kernels.gpu.routing import Sizes, route, route_back
 from proper_model.kernels.gpu.tiles import DTYPES
 from proper_model.kernels.layout import Layout
 
 MOST_LOW = 128  # N r at most: a program holds them all
-
-
-@dataclass(frozen=True)
-class Routing:
-    """What routes besides the text.
-
-    Attributes:
-        through: W_l B_u of every row, [R, N, r] float32, or None.
-        user: W_e e_u of every row, [R, N] float32, or None.
-        detached: no gradient flows through the LoRA-aware router.
-    """
-
-    through: Tensor | None
-    user: Tensor | None
-    detached: bool = False
 
 
 def serves(x: Tensor, base: torch.nn.Module, experts: int, rank: int) -> bool:

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from proper_model.kernels.adapted import Scales
 from proper_model.kernels.gpu.low_rank import low_width
 from proper_model.kernels.gpu.tiles import TOKENS, piece_of, pieces, power
 from proper_model.kernels.layout import Layout
@@ -40,15 +41,6 @@ class Sizes:
     def low(self) -> int:
         """E + r: numbers a token in low rank."""
         return self.experts * self.rank + self.own
-
-
-@dataclass(frozen=True)
-class Scales:
-    """s of a private LoRA, s' of experts, and the share of inputs that dropout keeps."""
-
-    own: float
-    experts: float
-    kept: float
 
 
 def route(
