@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,18 +9,28 @@ from torch import Tensor
 import tests.triton_interpreter  # before anything defines a kernel
 from proper_model.engine.optimizer import StackedAdamW
 from proper_model.kernels import gpu
+from proper_model.kernels.adapted import Routing, Scales
 from proper_model.kernels.dropout import hashed_mask, threshold
-from proper_model.kernels.gpu import low_rank, routing, tiles
+from proper_model.kernels.gpu import low_rank, tiles
 from proper_model.kernels.gpu.tiles import pieces
 from proper_model.kernels.layout import Layout
+from tests.adapted_case import (
+    LENGTHS,
+    NAMES,
+    OUT,
+    PARTS,
+    SCALES,
+    WIDE,
+    P,
+    apart,
+    equation,
+    make,
+)
 
 DEVICE = tests.triton_interpreter.DEVICE
 # Interpreted, products of bfloat16 are wrong.
 NARROW = torch.bfloat16 if DEVICE == "cuda" else torch.float16
-LENGTHS = [3, 70, 7, 7, 64, 1]
-WIDE, OUT, EXPERTS, RANK = 152, 136, 5, 4
-SITE, P = 7, 0.3
-NAMES = ("x", "user_a", "user_b", "expert_a", "expert_b", "text", "through", "user")
+SITE = 7
 SEEDS = [3, 1 << 40, (1 << 62) + 5, 8, 3, 12345678901234567]
 
 
@@ -49,100 +57,6 @@ def test_the_mask_is_the_hash(layout: Layout, dtype: torch.dtype) -> None:
     assert 0.68 < expected.float().mean() < 0.72
 
 
-@dataclass
-class Case:
-    """Inputs of one adapted linear in float64; what is None is left out."""
-
-    base: torch.nn.Linear
-    x: Tensor
-    user_a: Tensor | None
-    user_b: Tensor | None
-    expert_a: Tensor | None
-    expert_b: Tensor | None
-    text: Tensor | None
-    through: Tensor | None
-    user: Tensor | None
-
-    def leaves(self, names: tuple[str, ...] = NAMES) -> dict[str, Tensor]:
-        found = {name: getattr(self, name) for name in names}
-        return {name: leaf for name, leaf in found.items() if leaf is not None}
-
-    def narrow(self, dtype: torch.dtype) -> Case:
-        """The same numbers as the kernels get them: x and the base narrow, parameters in float32."""
-        base = torch.nn.Linear(WIDE, OUT).to(DEVICE, dtype).requires_grad_(False)
-        base.load_state_dict(self.base.state_dict())
-        kept = {
-            name: leaf.detach().to(DEVICE, dtype if name == "x" else torch.float32)
-            for name, leaf in self.leaves().items()
-        }
-        everything = dict.fromkeys(NAMES) | {n: k.requires_grad_() for n, k in kept.items()}
-        return Case(base, **everything)  # type: ignore[arg-type]
-
-
-PARTS = {
-    "all": NAMES,
-    "experts routed by text and user": ("x", "expert_a", "expert_b", "text", "user"),
-    "by the LoRA alone": ("x", "user_a", "user_b", "expert_a", "expert_b", "through"),
-    "a LoRA alone": ("x", "user_a", "user_b"),
-}
-
-
-def make(names: tuple[str, ...]) -> Case:
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> Tensor:
-        # Rounded, so that narrower types hold the same numbers.
-        made = torch.randn(shape, generator=generator).bfloat16().double()
-        return made.requires_grad_()
-
-    base = torch.nn.Linear(WIDE, OUT).double().requires_grad_(False)
-    base.load_state_dict({"weight": random(OUT, WIDE) / 16, "bias": random(OUT)})
-    shapes = {
-        "x": (sum(LENGTHS), WIDE),
-        "user_a": (len(LENGTHS), RANK, WIDE),
-        "user_b": (len(LENGTHS), OUT, RANK),
-        "expert_a": (EXPERTS, RANK, WIDE),
-        "expert_b": (EXPERTS, OUT, RANK),
-        "text": (EXPERTS, WIDE),
-        "through": (len(LENGTHS), EXPERTS, RANK),
-        "user": (len(LENGTHS), EXPERTS),
-    }
-    small = {"text": 1 / 16, "through": 1 / 64, "user_a": 1 / 4, "expert_a": 1 / 4}
-    made = {
-        name: (random(*shape).detach() * small.get(name, 1)).requires_grad_()
-        for name, shape in shapes.items()
-        if name in names
-    }
-    return Case(base, **(dict.fromkeys(NAMES) | made))  # type: ignore[arg-type]
-
-
-SCALES = routing.Scales(own=2.0, experts=1.5 / (1 - P), kept=1 - P)
-
-
-def equation(case: Case, mask: Tensor) -> Tensor:
-    """The adapted linear token by token, as PROPER writes it."""
-    made = []
-    for m, row in enumerate(Layout.of(LENGTHS).rows.tolist()):
-        x, dropped = case.x[m], case.x[m] * mask[m]
-        h = case.base(x)
-        logits = torch.zeros(EXPERTS, dtype=x.dtype)
-        if case.text is not None:
-            logits = logits + case.text @ x
-        if case.user is not None:
-            logits = logits + case.user[row]
-        if case.user_a is not None:
-            u = case.user_a[row] @ dropped / SCALES.kept
-            h = h + SCALES.own * case.user_b[row] @ u
-            if case.through is not None:
-                logits = logits + case.through[row] @ u
-        if case.expert_a is not None:
-            for n, weight in enumerate(logits.softmax(0)):
-                low = case.expert_a[n] @ dropped
-                h = h + SCALES.experts * weight * (case.expert_b[n] @ low)
-        made.append(h)
-    return torch.stack(made)
-
-
 @pytest.mark.parametrize(
     ("dtype", "close"), [(torch.float32, 2e-5), (NARROW, 1e-2)], ids=["wide", "narrow"]
 )
@@ -156,14 +70,14 @@ def test_an_adapted_linear_is_its_equation(
     expected = equation(case, mask)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     (expected * weights).sum().backward()
-    narrow = case.narrow(dtype)
+    narrow = case.narrow(dtype, DEVICE)
     found = gpu.adapted_linear(
         narrow.base,
         narrow.x,
         layout,
         low_rank.Mask(seeds, threshold(P), SITE),
         SCALES,
-        gpu.Routing(narrow.through, narrow.user),
+        Routing(narrow.through, narrow.user),
         **{n: getattr(narrow, n) for n in NAMES[1:6]},
     )
     (found.float() * weights.to(DEVICE)).sum().backward()
@@ -172,20 +86,14 @@ def test_an_adapted_linear_is_its_equation(
         assert apart(narrow.leaves()[name].grad, leaf.grad) < close, name
 
 
-def apart(found: Tensor, expected: Tensor) -> float:
-    """Relative distance."""
-    there, wanted = found.detach().double().cpu(), expected.detach()
-    return float((there - wanted).norm() / wanted.norm())
-
-
 def test_nothing_flows_back_through_a_detached_router(layout: Layout) -> None:
-    case = make(NAMES).narrow(torch.float32)
-    inputs = (case.base, case.x, layout, low_rank.NO_MASK, routing.Scales(1.0, 1.0, 1.0))
+    case = make(NAMES).narrow(torch.float32, DEVICE)
+    inputs = (case.base, case.x, layout, low_rank.NO_MASK, Scales(1.0, 1.0, 1.0))
     factors = {name: getattr(case, name) for name in NAMES[1:6]}
     for detached in (False, True):
         case.through.grad = None
         gpu.adapted_linear(
-            *inputs, gpu.Routing(case.through, case.user, detached), **factors
+            *inputs, Routing(case.through, case.user, detached), **factors
         ).square().sum().backward()
         # None as autograd has it: of zeros, AdamW would still decay a weight.
         assert (case.through.grad is None) is detached
@@ -193,7 +101,7 @@ def test_nothing_flows_back_through_a_detached_router(layout: Layout) -> None:
 
 def test_an_embedding_alone_keeps_no_input(layout: Layout) -> None:
     """Inputs are what a pass keeps most of; only factors in training need them."""
-    case = make(PARTS["experts routed by text and user"]).narrow(torch.float32)
+    case = make(PARTS["experts routed by text and user"]).narrow(torch.float32, DEVICE)
     for name, kept in (("user", False), ("expert_b", False), ("expert_a", True), ("text", True)):
         for leaf in case.leaves().values():
             leaf.requires_grad_(False).grad = None
@@ -209,7 +117,7 @@ def test_an_embedding_alone_keeps_no_input(layout: Layout) -> None:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             out = gpu.adapted_linear(
                 case.base, x, layout, low_rank.NO_MASK, SCALES,
-                gpu.Routing(None, case.user),
+                Routing(None, case.user),
                 expert_a=case.expert_a, expert_b=case.expert_b, text=case.text,
             )  # fmt: skip
         assert any(tensor.data_ptr() == x.data_ptr() for tensor in held) is kept, name
@@ -274,7 +182,7 @@ def test_other_numbers_of_experts_and_ranks(experts: int, rank: int) -> None:
         narrow.load_state_dict(base.state_dict())
         found = gpu.adapted_linear(
             narrow, made["x"], Layout.of(lengths, DEVICE), low_rank.NO_MASK,
-            routing.Scales(1.0, 1.0, 1.0), gpu.Routing(made["through"], made["user"]),
+            Scales(1.0, 1.0, 1.0), Routing(made["through"], made["user"]),
             **{name: made[name] for name in factors},
         )  # fmt: skip
         found.float().square().sum().backward()

@@ -166,8 +166,8 @@ def test_another_base_of_the_family_keeps_its_precision() -> None:
         found = rotate(q, q, angle.cos(), angle.sin())
         named = rotate(q, q, angle.cos(), angle.sin(), unsqueeze_dim=1)
     for made in (found, named):
-        assert torch.equal(made[0], plain[0])
-        assert torch.equal(made[1], plain[1])
+        for one, other in zip(made, plain, strict=True):
+            assert torch.allclose(one, other, rtol=0, atol=1e-15)
 
 
 def test_recomputed_gradients_are_the_same() -> None:

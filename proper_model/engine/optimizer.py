@@ -36,6 +36,7 @@ class StackedAdamW:
     Attributes:
         steps: `[U]` updates of every slot so far.
         fused: one launch a tensor, for float32 on a GPU with Triton.
+        by_slot: PyTorch's own fused AdamW, one call a slot that reads and writes every number once; on a CPU.
     """
 
     def __init__(
@@ -50,6 +51,9 @@ class StackedAdamW:
         self.steps = torch.zeros(len(self.parameters[0]), dtype=torch.long, device=device)
         plain = all(p.dtype is torch.float32 and p.is_contiguous() for p in self.parameters)
         self.fused = device.type == "cuda" and plain and runs_kernels(device)
+        contiguous = all(p.is_contiguous() for p in self.parameters)  # it reads memory as it lies
+        self._rows: list[list[tuple[Tensor, ...]]] = []
+        self.by_slot = device.type == "cpu" and contiguous
 
     @torch.no_grad()
     def reset(self, slots: Sequence[int]) -> None:
@@ -75,6 +79,9 @@ class StackedAdamW:
         clip = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
         if self.fused:
             self._step_fused(rates, active, clip)
+            return
+        if self.by_slot:
+            self._step_by_slot(rates, active, clip)
             return
         all_active = bool(active.all())
         rows = slice(None) if all_active else active.nonzero().squeeze(1)
@@ -102,6 +109,34 @@ class StackedAdamW:
             if not all_active:
                 first[rows], second[rows], p[rows] = m, v, values
             p.grad = None
+
+    def _step_by_slot(self, rates: Tensor, active: Tensor, clip: Tensor) -> None:
+        """The same by what torch.optim.AdamW(fused=True) calls, once a slot, since rates differ."""
+        self.steps += active
+        known = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        gradients = [p.grad.contiguous() for p in self.parameters if p.grad is not None]
+        slots = active.nonzero().flatten().tolist()
+        if bool((clip[slots] < 1).any()):
+            for g in gradients:
+                g.mul_(clip.to(g.dtype).view(-1, *[1] * (g.dim() - 1)))
+        of_gradients = [g.unbind() for g in gradients]
+        for slot in slots:
+            values, first, second = ([stack[i][slot] for i in known] for stack in self._views())
+            torch._fused_adamw_(
+                values, [rows[slot] for rows in of_gradients], first, second, [],
+                [torch.tensor(float(self.steps[slot]))] * len(known),
+                lr=float(rates[slot]), beta1=BETAS[0], beta2=BETAS[1],
+                weight_decay=self.weight_decay, eps=EPSILON, amsgrad=False, maximize=False,
+            )  # fmt: skip
+        for p in self.parameters:
+            p.grad = None
+
+    def _views(self) -> list[list[tuple[Tensor, ...]]]:
+        """Rows of all parameters and of both moments, one a slot; all are written in place, so made once."""
+        if not self._rows:
+            tensors = ([p.data for p in self.parameters], self.first, self.second)
+            self._rows = [[tensor.unbind() for tensor in group] for group in tensors]
+        return self._rows
 
     def _step_fused(self, rates: Tensor, active: Tensor, clip: Tensor) -> None:
         """The same without asking the GPU which slots are active."""

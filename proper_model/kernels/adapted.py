@@ -208,20 +208,19 @@ def _weights(
 def _weighted(low_e: Tensor, weights: Tensor, scales: Scales) -> Tensor:
     """s' w_n A_n x, [M, E]."""
     share = (weights * scales.experts).to(low_e.dtype)
-    weighted: Tensor = low_e.unflatten(1, (weights.shape[1], -1)) * share[..., None]
-    return weighted.flatten(1)
+    weighted = low_e.view(*weights.shape, -1) * share[..., None]
+    return weighted.view(len(low_e), -1)
 
 
 def _routed_back(
     d_h: Tensor, low_e: Tensor, weights: Tensor, flat_b: Tensor, scales: Scales
 ) -> tuple[Tensor, Tensor]:
     """Gradients of A_n x [M, E] and of the logits [M, N]."""
-    count = weights.shape[1]
-    d_c = linear(d_h, flat_b).unflatten(1, (count, -1))  # [M, N, r]
-    d_w = (d_c * low_e.unflatten(1, (count, -1))).sum(-1).to(weights.dtype).mul_(scales.experts)
+    d_c = linear(d_h, flat_b).view(*weights.shape, -1)  # [M, N, r]
+    d_w = (d_c * low_e.view(d_c.shape)).sum(-1).to(weights.dtype).mul_(scales.experts)
     d_w.sub_((d_w * weights).sum(1, keepdim=True)).mul_(weights)
     share = (weights * scales.experts).to(low_e.dtype)
-    return d_c.mul_(share[..., None]).flatten(1), d_w
+    return d_c.mul_(share[..., None]).view(low_e.shape), d_w
 
 
 def _back_from_low(

@@ -1,9 +1,10 @@
 """Products with frozen weights, by the quickest exact routine of the machine.
 
 On a CPU PyTorch hands float32 products to MKL, which on some processors runs at half the speed of
-oneDNN's kernels for the same arithmetic. oneDNN serves products here wherever it is built in;
-everything else, other dtypes and other devices included, takes PyTorch's own way. Both add up in
-float32; results differ by rounding only.
+oneDNN's kernels for the same arithmetic. oneDNN serves large products here wherever it is built in. A call
+of it costs tens of microseconds whatever it multiplies, so small products take PyTorch's own way, as do
+other dtypes and other devices. Both add up in float32; results differ by rounding only. The choice goes by size
+and never by a clock: a run that is repeated or resumed ends with the same bits.
 
 `linear` and `transposed_product` have no gradients: they are for hand-written ones. `frozen_linear`
 has one, to its input.
@@ -28,6 +29,9 @@ def _has_onednn() -> bool:
 
 
 ONEDNN = _has_onednn()
+# Multiplications and additions of the smallest product that is worth a call of oneDNN: between 2 and 6 million, 64 to
+# 688 wide, on a processor with AVX-512.
+LEAST = 1 << 22
 
 
 def serves(tensor: Tensor) -> bool:
@@ -40,7 +44,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Call without gradients, as in the forward of an autograd function.
     """
-    if serves(x) and weight.dtype is x.dtype:
+    if x.shape[0] * weight.numel() >= LEAST and serves(x) and weight.dtype is x.dtype:
         y: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001 - no public name exists
             x, weight, bias, "none", [], ""
         )
