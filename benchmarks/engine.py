@@ -19,6 +19,9 @@ import typer
 from benchmarks.command import ready_device, ready_file, start, where
 from benchmarks.contenders import Spec, Workload, parse_spec, shape_of
 from benchmarks.contenders.workload import Lengths
+from benchmarks.kinds import OTHERS, Agreement
+from benchmarks.measuring import in_own_process
+from benchmarks.measuring.agreement import agreements
 from benchmarks.measuring.rounds import Plan, measure_setting
 from benchmarks.results import write_report
 from benchmarks.results.schema import EngineReport, Setting
@@ -30,8 +33,8 @@ from simulations.outcome.environment import commit
 # Defaults of options that may be repeated.
 SIZE, TOKENS, USERS, ALIKE = ["small"], [96], [32], ["fixed"]
 CONTENDERS = [
-    *("peft-loop", "peft-loop:logits=answer", "naive-moe", "naive-moe:logits=answer"),
-    *("vmap", "peft-mixed-eval", "ours", "ours-moe"),
+    *("stacked-loop:compile=true", "stacked-loop:batch=4,compile=true"),
+    *("vmap-moe", "peft-loop:logits=answer", "ours-moe", "ours-moe:batch=4"),
 ]
 LENGTHS: tuple[Lengths, ...] = typing.get_args(Lengths)
 SAVED = ("device", "rounds", "warmup", "dropout", "interleaved")  # of the plan, in the report
@@ -69,6 +72,16 @@ def chosen_specs(contenders: list[str]) -> list[Spec]:
     return list(dict.fromkeys([*specs, *limits]))
 
 
+def compare(specs: list[Spec], device: str) -> list[Agreement]:
+    """How far each contender's training is from the reference's, at a thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    same = {name: getattr(Spec, name) for name in ("threads", "tokens_per_step")}
+    alike = dict.fromkeys(dataclasses.replace(spec, **same) for spec in specs)
+    return list(agreements((spec for spec in alike if spec.kind not in OTHERS), device))
+
+
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
@@ -101,6 +114,12 @@ def run(
     ready_file(out)
     facts = where(seed) | {"commit": commit(), "load_before": os.getloadavg()[0]}
     facts |= {name: getattr(plan, name) for name in SAVED}
+    say("comparing what contenders train")
+    agreement = in_own_process(compare, specs, device)
+    for one in agreement:
+        found = one.cause or f"{one.error:.1e} from the reference"
+        say(f"{one.variant} in {one.dtype}: {found}")
+    facts["agreement"] = agreement
     settings: list[Setting] = []
     for number, work in enumerate(works, 1):
         say(f"setting {number} of {len(works)}: {work}")

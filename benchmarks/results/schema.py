@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchmarks.gpu.document import Accelerator, Agreement, Peaks, RaceSetting, Skipped
-from benchmarks.kinds import SCHEMA
+from benchmarks.gpu.document import Accelerator, Peaks, RaceSetting, Skipped
+from benchmarks.kinds import SCHEMA, Agreement
 from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
 from simulations.outcome.results import Hardware, first_fault
@@ -165,6 +165,8 @@ class EngineReport(Report, _Engine):
     Attributes:
         interleaved: whether contenders took turns round by round.
         load_before: the machine's load average before the run: what else was going on.
+        agreement: how far from the reference's in float64 each contender's training is; early files
+            lack it.
     """
 
     benchmark: Literal["engine"] = "engine"
@@ -175,6 +177,7 @@ class EngineReport(Report, _Engine):
     dropout: float = Field(ge=0, lt=1)
     interleaved: bool
     load_before: float = Field(ge=0)
+    agreement: list[Agreement] = []
     settings: list[Setting] = Field(min_length=1)
 
 
