@@ -24,7 +24,8 @@ from benchmarks.contenders.workload import CountingEncoder, Counts, Workload, ma
 from benchmarks.contenders.world import Contender, Factors, World
 from benchmarks.engine import chosen_specs, compare, grid
 from benchmarks.measuring import device_shapes
-from benchmarks.measuring.agreement import REFERENCE, compared, trained_by
+from benchmarks.measuring.agreement import REFERENCE, compared
+from benchmarks.measuring.agreement import trained_by as compared_training
 from benchmarks.measuring.device_shapes import SHAPES, _training_bytes, config_of
 from benchmarks.measuring.peer import PEER, PYTHON, PeerWorker, workload
 from benchmarks.measuring.rounds import contender_result
@@ -193,9 +194,11 @@ def test_training_is_compared_with_the_references_before_it_is_timed() -> None:
 
 
 def test_a_contender_that_trains_something_else_is_far_from_the_reference() -> None:
-    expected = trained_by(REFERENCE, CPU)
+    expected = compared_training(REFERENCE, CPU)
     for spec in (Spec("ours"), Spec("ours-moe", batch=2)):
-        got = compared("other", "float32", functools.partial(trained_by, spec, CPU), expected)
+        got = compared(
+            "other", "float32", functools.partial(compared_training, spec, CPU), expected
+        )
         assert got.error is not None
         assert got.error > 1e-2
 
