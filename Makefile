@@ -381,7 +381,7 @@ STEPS := --contender ours-moe:batch=4 --contender stacked-loop:batch=4,compile=t
 BEFORE ?= cd9c615a9376ec947a32bccd0e79a6b70b2ffebb
 PIPELINE := --pooled-users 24 --users 8 --max-items 12 --rounds 3 --seed 0
 BENCH_FILES := overhead small ragged growth/overhead growth/small memory memory-512 device pipeline
-bench-results: $(BENCH_FILES:%=$(MEASURED)/%.json) ## measure results/bench again, then docs; an hour or two
+bench-results: $(BENCH_FILES:%=$(MEASURED)/%.json) ## measure results/bench again, then docs; the engine's five files about 25 minutes
 	mkdir -p results/bench/growth
 	for name in $(BENCH_FILES); do cp $(MEASURED)/$$name.json results/bench/$$name.json; done
 	$(MAKE) docs

@@ -37,7 +37,7 @@ CONTENDERS = [
     *("vmap-moe", "peft-loop:logits=answer", "ours-moe", "ours-moe:batch=4"),
 ]
 LENGTHS: tuple[Lengths, ...] = typing.get_args(Lengths)
-SAVED = ("device", "rounds", "warmup", "dropout", "interleaved")  # of the plan, in the report
+SAVED = ("device", "rounds", "warmup", "dropout")  # of the plan, in the report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -95,7 +95,6 @@ def run(
     warmup: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 1,
     rival_users: Annotated[int, typer.Option(min=1, help="Equal users a loop trains.")] = 4,
     dropout: Annotated[float, typer.Option(min=0.0, max=0.9)] = 0.0,
-    in_turn: Annotated[bool, typer.Option("--in-turn", help="One base in memory.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of weights, tokens and lengths.")] = 0,
 ) -> None:
@@ -106,13 +105,16 @@ def run(
         warmup=warmup,
         rival_users=rival_users,
         dropout=dropout,
-        interleaved=not in_turn,
     )
     works = grid(size, tokens, users, lengths, samples, seed)
     specs = chosen_specs(contender)
     ready_device(device)
     ready_file(out)
-    facts = where(seed) | {"commit": commit(), "load_before": os.getloadavg()[0]}
+    facts = where(seed) | {
+        "commit": commit(),
+        "load_before": os.getloadavg()[0],
+        "interleaved": True,
+    }
     facts |= {name: getattr(plan, name) for name in SAVED}
     say("comparing what contenders train")
     agreement = in_own_process(compare, specs, device)

@@ -136,7 +136,7 @@ def test_what_a_child_raises_arrives(tmp_path: Path) -> None:
 
 
 def test_contenders_run_in_processes_of_their_own() -> None:
-    plan = Plan("cpu", rounds=2, warmup=0, rival_users=2, dropout=0.05, interleaved=True)
+    plan = Plan("cpu", rounds=2, warmup=0, rival_users=2, dropout=0.05)
     specs = [Spec("ours-moe"), Spec("peft-loop"), Spec("vmap-moe", attention="odd")]
     work = Workload("overhead", 3, 1, 8, "fixed", 0)
     measured = measure_setting(work, specs, plan, lambda _: None)

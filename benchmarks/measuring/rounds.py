@@ -25,8 +25,6 @@ class Plan:
     Attributes:
         rival_users: how many users the per-user loops train when all are alike: their rate does
             not depend on it, and waiting for hundreds teaches nothing. Unequal users all train.
-        interleaved: rounds go round-robin over contenders; otherwise each contender runs all its
-            rounds and leaves, where several bases do not fit into memory together.
     """
 
     device: str
@@ -34,17 +32,12 @@ class Plan:
     warmup: int
     rival_users: int
     dropout: float
-    interleaved: bool
 
 
 def measure_setting(work: Workload, specs: Sequence[Spec], plan: Plan, say: Say) -> Setting:
     """Measure every contender on a workload."""
     jobs = [_job(work, spec, plan) for spec in specs]
-    together = [jobs] if plan.interleaved else [[job] for job in jobs]
-    return Setting(
-        **dataclasses.asdict(work),
-        contenders=[result for group in together for result in _race(group, plan, say)],
-    )
+    return Setting(**dataclasses.asdict(work), contenders=_race(jobs, plan, say))
 
 
 def _job(work: Workload, spec: Spec, plan: Plan) -> Job:

@@ -163,7 +163,7 @@ class EngineReport(Report, _Engine):
     """One run of `python -m benchmarks.engine`.
 
     Attributes:
-        interleaved: whether contenders took turns round by round.
+        interleaved: whether contenders took turns round by round, as all do now.
         load_before: the machine's load average before the run: what else was going on.
         agreement: how far from the reference's in float64 each contender's training is; early files
             lack it.
