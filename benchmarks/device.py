@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -23,10 +22,9 @@ import typer
 
 from benchmarks.command import ready_file, start, where
 from benchmarks.measuring.first_tokens import (
-    environment,
     generate_once,
-    peak_of,
     program,
+    run_program,
     serve_seconds,
 )
 from benchmarks.results import write_report
@@ -240,17 +238,6 @@ def adapt_once(
     begin = time.monotonic()
     peak = run_program(command, threads)
     return time.monotonic() - begin, peak
-
-
-def run_program(command: list[str], threads: int) -> int:
-    """The peak of a process, in bytes. Raises ProgramError if it fails."""
-    with subprocess.Popen(
-        command,
-        env=environment(threads),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        return peak_of(process)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 START = "start"
+BEGIN = "learner_for"  # of `client.commands.adapt`: what it calls first of all that needs a model
 PARTS = (START, "load", "estimate", "embedding", "adapter", "judge", "save")
 
 
@@ -54,12 +55,10 @@ class Split:
         return wrapped
 
     def wrap(self) -> None:
-        """Have every part counted; imports what training imports."""
-        from client.commands import adapt
-        from client.person import load_for_training
+        """Have every part counted, and the tokens of the items kept."""
+        for owner, name, part in places():
+            setattr(owner, name, self.timed(part, getattr(owner, name)))
         from client.person.learner import Learner
-        from proper_model.engine import cohort, training_loop
-        from proper_model.stages import calibrated_lora, user_embedding
 
         encode = Learner.encode
 
@@ -68,20 +67,28 @@ class Split:
             self.tokens = [len(one.tokens) for one in found]
             return found
 
-        places: tuple[tuple[Any, str, str], ...] = (
-            (load_for_training, "load_within", "load"),
-            (adapt, "say_cost", "estimate"),
-            (Learner, "fit_embeddings", "embedding"),
-            (Learner, "train_loras", "adapter"),
-            (cohort, "held_back_losses", "judge"),
-            (user_embedding, "held_back_losses", "judge"),
-            (calibrated_lora, "held_back_log_probs", "judge"),
-            (training_loop, "save_checkpoint", "save"),
-            (adapt, "store", "save"),
-        )
-        for owner, name, part in places:
-            setattr(owner, name, self.timed(part, getattr(owner, name)))
-        Learner.encode = counted  # type: ignore[method-assign]
+        setattr(Learner, "encode", counted)  # noqa: B010 - a name that mypy holds to its type
+
+
+def places() -> list[tuple[Any, str, str]]:
+    """Where each part begins: a module or class, the name of a function there, the part."""
+    from client.commands import adapt
+    from client.person import load_for_training
+    from client.person.learner import Learner
+    from proper_model.engine import cohort, training_loop
+    from proper_model.stages import calibrated_lora, user_embedding
+
+    return [
+        (load_for_training, "load_within", "load"),
+        (adapt, "say_cost", "estimate"),
+        (Learner, "fit_embeddings", "embedding"),
+        (Learner, "train_loras", "adapter"),
+        (cohort, "held_back_losses", "judge"),
+        (user_embedding, "held_back_losses", "judge"),
+        (calibrated_lora, "held_back_log_probs", "judge"),
+        (training_loop, "save_checkpoint", "save"),
+        (adapt, "store", "save"),
+    ]
 
 
 def main(out: Path, arguments: list[str]) -> None:
@@ -89,13 +96,13 @@ def main(out: Path, arguments: list[str]) -> None:
     from client import cli
     from client.commands import adapt
 
-    split, begin = Split(), adapt.learner_for
+    split, begin = Split(), getattr(adapt, BEGIN)
 
     def learner_for(*given: Any) -> AbstractContextManager[Any]:
         split.wrap()
         return begin(*given)
 
-    adapt.learner_for = learner_for
+    setattr(adapt, BEGIN, learner_for)
     sys.argv = ["proper", *arguments]
     try:
         cli.main()

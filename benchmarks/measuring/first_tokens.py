@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -44,16 +43,22 @@ def environment(threads: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(threads)}
 
 
-def peak_of(process: subprocess.Popen[Any]) -> int:
-    """Wait for a process; the highest resident memory it had, in bytes. Raises ProgramError if it failed."""
+def run_program(command: Sequence[str], threads: int) -> int:
+    """Run a program; the highest resident memory it had, in bytes. Raises ProgramError if it failed."""
     peak = 0
-    while process.poll() is None:
-        # Not getrusage: that counts what this process held when it started the other one.
-        peak = max(peak, high_water_bytes(Path(f"/proc/{process.pid}/status")) or 0)
-        time.sleep(POLL_S)
+    with subprocess.Popen(
+        command,
+        env=environment(threads),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while process.poll() is None:
+            # Not getrusage: that counts what this process held when it started the other one.
+            peak = max(peak, high_water_bytes(Path(f"/proc/{process.pid}/status")) or 0)
+            time.sleep(POLL_S)
     if process.returncode:
         raise ProgramError(
-            f"{' '.join(process.args[:3])} ended with exit code {process.returncode}",
+            f"{' '.join(command[1:3])} ended with exit code {process.returncode}",
             hint="run it by hand to see why",
         )
     return peak
