@@ -79,11 +79,10 @@ def run(
                     f"round {number + 1}: {weights}, recompute {recompute}: {seconds:.0f} s, "
                     f"{peak / 2**20:.0f} MiB"
                 )
-        persons = [person_run(folder, history, Path(base).name, data.name, threads)]
-        if (language_base / "config.json").is_file():
-            persons.append(language_person(folder / "language", language_base, threads))
-        else:
-            say(f"no language model at {language_base}, so none is measured; make base gets it")
+        persons = [
+            person_run(folder, history, Path(base).name, data.name, threads),
+            *language_persons(folder / "language", language_base, threads),
+        ]
     report = DeviceReport(
         **where(seed),
         commit=commit(),
@@ -173,11 +172,17 @@ def make_person(
     return save_person(folder, long[0], items)
 
 
-def language_person(folder: Path, base: Path, threads: int) -> PersonRun:
-    """As `person_run`, over a release of one's own, with the newest items of a person of LANGUAGE_DATA."""
+def language_persons(folder: Path, base: Path, threads: int) -> list[PersonRun]:
+    """As `person_run`, over a release of one's own, with the newest items of a person of LANGUAGE_DATA.
+
+    Nothing where the base is not there, and it is said.
+    """
     from proper_model.data.users import read_population
     from proper_model.tasks.task import load_task
 
+    if not (base / "config.json").is_file():
+        say(f"no language model at {base}, so none is measured; make base gets it")
+        return []
     task = f"profiles/tasks/{LANGUAGE_DATA.name}.toml"
     people = read_population(LANGUAGE_DATA, load_task(task, template="short"))
     person = next(user for user in people.test if len(user.history) >= LANGUAGE_ITEMS)
@@ -186,7 +191,7 @@ def language_person(folder: Path, base: Path, threads: int) -> PersonRun:
     run_program(
         [*program_of(folder), "start", "--base", str(base.resolve()), "--task", task], threads
     )
-    return person_run(folder, history, base.name, LANGUAGE_DATA.name, threads)
+    return [person_run(folder, history, base.name, LANGUAGE_DATA.name, threads)]
 
 
 def person_run(folder: Path, history: Path, base: str, data: str, threads: int) -> PersonRun:

@@ -31,7 +31,7 @@ from proper_model.errors import ConfigError
 app = typer.Typer(pretty_exceptions_enable=False)
 @app.command()
 def only(): {body}
-start(app, "proper")
+start(app, "proper", private=True)
 """
 
 

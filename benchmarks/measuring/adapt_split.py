@@ -96,7 +96,8 @@ def main(out: Path, arguments: list[str]) -> None:
     from client import cli
     from client.commands import adapt
 
-    split, begin = Split(), getattr(adapt, BEGIN)
+    split = Split()
+    begin: Callable[..., AbstractContextManager[Any]] = getattr(adapt, BEGIN)
 
     def learner_for(*given: Any) -> AbstractContextManager[Any]:
         split.wrap()
