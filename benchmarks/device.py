@@ -39,7 +39,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 WAYS = (("full", False), ("full", True), ("8bit", False), ("4bit", False), ("4bit", True))
 POOLED, POOLED_ITEMS = 16, 12  # what the release is trained on; its quality is not the question
 SAMPLE_TOKENS = 256
-LANGUAGE_ITEMS = 60  # of the person over a language model, of some forty tokens each
+# Of the person over a language model; so many words of each question, so that an item has some sixty tokens, of which
+# the base's chat template makes thirty.
+LANGUAGE_ITEMS, LANGUAGE_WORDS = 60, 6
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "news_categories"
 BASE = DATA.parent.parent / "models" / "mini-llama"
 LANGUAGE_DATA = DATA.parent / "news_headlines"
@@ -187,11 +189,23 @@ def language_persons(folder: Path, base: Path, threads: int) -> list[PersonRun]:
     people = read_population(LANGUAGE_DATA, load_task(task, template="short"))
     person = next(user for user in people.test if len(user.history) >= LANGUAGE_ITEMS)
     folder.mkdir()
-    history = save_person(folder, person, LANGUAGE_ITEMS)
+    history = save_person(folder, shortened(person), LANGUAGE_ITEMS)
     run_program(
         [*program_of(folder), "start", "--base", str(base.resolve()), "--task", task], threads
     )
     return [person_run(folder, history, base.name, LANGUAGE_DATA.name, threads)]
+
+
+def shortened(person: User) -> User:
+    """The person with the first words of each text."""
+    items = tuple(
+        dataclasses.replace(
+            item,
+            fields={**item.fields, "text": " ".join(item.fields["text"].split()[:LANGUAGE_WORDS])},
+        )
+        for item in person.history
+    )
+    return dataclasses.replace(person, history=items)
 
 
 def person_run(folder: Path, history: Path, base: str, data: str, threads: int) -> PersonRun:

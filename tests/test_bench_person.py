@@ -94,4 +94,4 @@ def test_the_table_by_hand() -> None:
         ("first token of a warm serve", "", "0.12", "", "0.12"),
         ("peak, MiB", "", "3", "", "3"),
     )
-    assert "100 items of news over tiny" in found.title
+    assert "100 items of news, 70 tokens each, over tiny" in found.title

@@ -29,7 +29,10 @@ def person_table(runs: Sequence[PersonRun]) -> Table:
         for row, own in zip(rows, cells, strict=True):
             row += own
     header = [f"{run.base}: {name}" for run in runs for name in ("CPU s", "seconds")]
-    what = ", ".join(f"{run.items} items of {run.data} over {run.base}" for run in runs)
+    what = ", ".join(
+        f"{run.items} items of {run.data}, {run.tokens / run.items:.0f} tokens each, over {run.base}"
+        for run in runs
+    )
     return Table(f"proper from start to end, {what}", ("part", *header), tuple(map(tuple, rows)))
 
 
