@@ -242,6 +242,33 @@ class Predicted(_Strict):
     training_bytes: int
 
 
+class Part(_Strict):
+    """What a part of a process took."""
+
+    cpu_s: float = Field(ge=0)
+    wall_s: float = Field(ge=0)
+
+
+class PersonRun(_Strict):
+    """One person from start to end.
+
+    Attributes:
+        tokens: of all items together.
+        parts: of `proper adapt`, which add up to the whole (`benchmarks.measuring.adapt_split`).
+        generate_s: wall-clock seconds from the start of `proper generate` to its first token.
+        serve_s: the same of a request to `proper serve`, once it has answered.
+    """
+
+    base: str
+    data: str
+    items: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    parts: dict[str, Part]
+    peak_bytes: int = Field(ge=1)
+    generate_s: float = Field(ge=0)
+    serve_s: float = Field(ge=0)
+
+
 class DeviceReport(Report):
     """Everything one run of `python -m benchmarks.device` found."""
 
@@ -255,6 +282,7 @@ class DeviceReport(Report):
     adaptations: list[Adaptation] = Field(min_length=1)
     sample_tokens: int = Field(ge=1)
     predicted: list[Predicted] = Field(alias="foretold")
+    persons: list[PersonRun] = []  # early files have none
 
 
 class WholeRun(_Strict):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.gpu.document import TOKENS_A_USER, Peaks, RaceSetting
 from benchmarks.kinds import KINDS, Agreement
+from benchmarks.results.person_table import person_table
 from benchmarks.results.schema import (
     Checkout,
     Clock,
@@ -367,6 +368,8 @@ def shown(sources: Sequence[Source]) -> list[tuple[Table, list[str]]]:
         if isinstance(report, DeviceReport):
             rounds = len(report.adaptations[0].seconds)
             parts.append((adapt_table(report), [f"threads: {report.threads}, rounds: {rounds}"]))
+            if report.persons:
+                parts.append((person_table(report.persons), [f"threads: {report.threads}"]))
             parts.append((predicted_table(report), []))
         if isinstance(report, GpuReport):
             parts += gpu_parts(report)
