@@ -24,7 +24,7 @@ export DO_NOT_TRACK := 1
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install accountant front-end lock audit sbom npm man base demo wheel-check test test-full test-kernels test-slowest pytest fuzz lint fix docs docs-site \
+.PHONY: help install accountant front-end peer lock audit sbom npm man base demo wheel-check test test-full test-kernels test-slowest pytest fuzz lint fix docs docs-site \
   results result uncalibrated tables seeds smollm2 structures report privacy privacy-results privacy-real privacy-report bench bench-results gpu clean distclean
 
 help: ## this list
@@ -80,6 +80,24 @@ $(FRONT_END)/.installed: constraints-front-end.txt | $(STAMP)
 	$(FRONT_END)/bin/python -m pip install --progress-bar off --disable-pip-version-check --no-deps \
 	  --require-hashes --only-binary :all: -r constraints-front-end.txt
 	$(FRONT_END)/bin/python -m pip check
+	@touch $@
+
+# moe-peft, which races in benchmarks (docs/benchmarks.md): an environment of its own below .venv, with a
+# transformers of its own and the torch of constraints.txt, fetched as above. It runs with a newer torch than it
+# asks for, so `pip check` would not like it; that it runs is seen instead.
+PEER := $(VENV)/peer
+peer: $(PEER)/.installed ## moe-peft, a rival of other people's in benchmarks: constraints-peer.txt, by hash
+$(PEER)/.installed: constraints-peer.txt constraints.txt | $(STAMP)
+	test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip list --format freeze | grep -xE '$(TORCH)([+].*)?' \
+	  || $(PEER)/bin/python -m pip download --progress-bar off --no-deps --only-binary :all: \
+	       --dest $(PEER)/torch $(TORCH)
+	test ! -d $(PEER)/torch || $(PEER)/bin/python -m pip install --progress-bar off --no-deps \
+	  --require-hashes --no-index --find-links $(PEER)/torch -r <($(call PINS,torch))
+	rm -rf $(PEER)/torch
+	$(PEER)/bin/python -m pip install --progress-bar off --disable-pip-version-check --no-deps \
+	  --require-hashes --only-binary :all: -r constraints-peer.txt
+	$(PEER)/bin/python -c 'import moe_peft'
 	@touch $@
 
 # New versions: make lock LOCK=--upgrade. Another build of torch: LOCK="--wheel FILE".
@@ -351,24 +369,24 @@ PIN ?=
 MEASURED := runs/bench-$(shell git rev-parse --short=12 HEAD 2>/dev/null)
 MEASURE = OMP_NUM_THREADS=1 $(PIN) $(BIN)/python -m benchmarks
 ENGINE = $(MEASURE).engine --users 32 --samples 4 --seed 0
-# In one optimizer step one sample of a user or four, logits at all positions or at answers only.
-LOOPS := naive-moe naive-moe:logits=answer naive-moe:batch=4,logits=answer \
-  peft-loop peft-loop:logits=answer
-OURS := ours-moe ours-moe:batch=4 ours-moe:backend=grouped
-EVERYBODY := $(LOOPS) peft-loop:batch=4,logits=answer vmap peft-mixed-eval $(OURS) ours \
-  ours-moe:backend=reference
-NARROW := ours-moe:dtype=bfloat16 naive-moe:batch=4,dtype=bfloat16,logits=answer
-GROWTH = $(MEASURE).engine --contender naive-moe --contender ours-moe --rounds 3 --seed 0
+# In one optimizer step one sample of a user or four, the same for the engine and its rivals.
+LOOPS := stacked-loop:compile=true stacked-loop:batch=4,compile=true peft-loop:logits=answer
+OURS := ours-moe ours-moe:batch=4
+EVERYBODY := $(LOOPS) peft-loop:batch=4,logits=answer vmap-moe vmap-moe:batch=4 moe-peft moe-peft:batch=4 \
+  $(OURS) ours-moe:backend=grouped ours ours:batch=4
+NARROW := ours-moe:dtype=bfloat16 stacked-loop:compile=true,dtype=bfloat16
+GROWTH = $(MEASURE).engine --contender ours-moe --contender stacked-loop:compile=true --rounds 3 --seed 0
+STEPS := --contender ours-moe:batch=4 --contender stacked-loop:batch=4,compile=true
 # The version whose seconds by phase are compared with this one's, and how much both run.
 BEFORE ?= cd9c615a9376ec947a32bccd0e79a6b70b2ffebb
 PIPELINE := --pooled-users 24 --users 8 --max-items 12 --rounds 3 --seed 0
 BENCH_FILES := overhead small ragged growth/overhead growth/small memory memory-512 device pipeline
-bench-results: $(BENCH_FILES:%=$(MEASURED)/%.json) ## measure results/bench again, then docs; an hour or two
+bench-results: $(BENCH_FILES:%=$(MEASURED)/%.json) ## measure results/bench again, then docs; the engine's five files about 25 minutes
 	mkdir -p results/bench/growth
 	for name in $(BENCH_FILES); do cp $(MEASURED)/$$name.json results/bench/$$name.json; done
 	$(MAKE) docs
 
-$(BENCH_FILES:%=$(MEASURED)/%.json): | $(STAMP)
+$(BENCH_FILES:%=$(MEASURED)/%.json): | $(STAMP) peer
 
 $(MEASURED)/overhead.json:
 	$(ENGINE) --size overhead --tokens 32 --rounds 9 \
@@ -382,11 +400,11 @@ $(MEASURED)/small.json:
 
 $(MEASURED)/ragged.json:
 	$(ENGINE) --size small --lengths real --rounds 5 --dropout 0.05 \
-	  $(addprefix --contender ,$(LOOPS) $(OURS)) --out $@.part
+	  $(addprefix --contender ,$(LOOPS) vmap-moe $(OURS)) --out $@.part
 	mv $@.part $@
 
 $(MEASURED)/growth/overhead.json:
-	$(GROWTH) --size overhead --tokens 32 --samples 2 $(addprefix --users ,1 2 8 32 128 512) --out $@.part
+	$(GROWTH) $(STEPS) --size overhead --tokens 32 --samples 4 $(addprefix --users ,1 2 8 32 128 512) --out $@.part
 	mv $@.part $@
 
 $(MEASURED)/growth/small.json:

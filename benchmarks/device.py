@@ -3,15 +3,15 @@
 A release is trained on a few pooled users, signed and installed, and one person's newest items are
 adapted in a process of its own for every way to hold the base: wall-clock seconds and the peak of
 the whole process. Beside it the memory model's figures for larger bases.
+
+Then one person from start to end, over that release and over a release of one's own of a language
+model: the parts of `proper adapt`, and how long a first token takes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -21,11 +21,16 @@ from typing import Annotated
 import typer
 
 from benchmarks.command import ready_file, start, where
+from benchmarks.measuring.first_tokens import (
+    generate_once,
+    program,
+    run_program,
+    serve_seconds,
+)
 from benchmarks.results import write_report
-from benchmarks.results.schema import Adaptation, DeviceReport, Predicted
+from benchmarks.results.schema import Adaptation, DeviceReport, Part, PersonRun, Predicted
 from client.terminal.console import print_line, say
-from proper_model.errors import DataError, ProperError
-from proper_model.federation.machine import high_water_bytes
+from proper_model.errors import DataError
 from proper_model.tasks.records import User, user_to_json
 from simulations.outcome.environment import commit
 
@@ -34,13 +39,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 WAYS = (("full", False), ("full", True), ("8bit", False), ("4bit", False), ("4bit", True))
 POOLED, POOLED_ITEMS = 16, 12  # what the release is trained on; its quality is not the question
 SAMPLE_TOKENS = 256
-POLL_S = 0.05
+# Of the person over a language model; so many words of each question, so that an item has some sixty tokens, of which
+# the base's chat template makes thirty.
+LANGUAGE_ITEMS, LANGUAGE_WORDS = 60, 6
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "news_categories"
 BASE = DATA.parent.parent / "models" / "mini-llama"
-
-
-class AdaptError(ProperError):
-    """A run of `proper adapt` failed."""
+LANGUAGE_DATA = DATA.parent / "news_headlines"
+LANGUAGE_BASE = Path(__file__).resolve().parent.parent / "bases" / "SmolLM2-135M-Instruct"
 
 
 @app.command()
@@ -55,22 +60,31 @@ def run(
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Of every process.")] = 2,
     seed: Annotated[int, typer.Option()] = 0,
+    language_base: Annotated[
+        Path, typer.Option(help="A language model, a folder; left out where it is not there.")
+    ] = LANGUAGE_BASE,
+    ways: Annotated[bool, typer.Option(help="Also every way to hold the base.")] = True,
 ) -> None:
     """Measure and write OUT."""
     ready_file(out)
     with tempfile.TemporaryDirectory(prefix="proper-device-") as scratch:
         folder = Path(scratch)
         history = make_person(folder, data, task, str(base), items, preset, profile, seed)
-        runs: dict[tuple[str, bool], list[tuple[float, int]]] = {way: [] for way in WAYS}
+        runs: dict[tuple[str, bool], list[tuple[float, int]]] = {}
         for number in range(rounds):
-            for way in WAYS:
-                runs[way].append(adapt_once(folder, history, *way, threads=threads))
+            for way in WAYS if ways else WAYS[:1]:
+                found = adapt_once(folder, history, *way, threads=threads)
+                runs.setdefault(way, []).append(found)
                 seconds, peak = runs[way][-1]
                 weights, recompute = way
                 say(
                     f"round {number + 1}: {weights}, recompute {recompute}: {seconds:.0f} s, "
                     f"{peak / 2**20:.0f} MiB"
                 )
+        persons = [
+            person_run(folder, history, Path(base).name, data.name, threads),
+            *language_persons(folder / "language", language_base, threads),
+        ]
     report = DeviceReport(
         **where(seed),
         commit=commit(),
@@ -91,6 +105,7 @@ def run(
         ],
         sample_tokens=SAMPLE_TOKENS,
         predicted=predicted(preset, profile),
+        persons=persons,
     )
     write_report(report, out)
     print_line(str(out))
@@ -156,43 +171,91 @@ def make_person(
     )
     (folder / "root.json").write_bytes(TrustedRoot.of([key]).to_bytes())
     add_bundle(Home(folder / "home"), str(folder / "release"), root=folder / "root.json")
-    history = folder / "history.json"
-    person = User(long[0].user_id, long[0].history[-items:], ())
-    history.write_text(json.dumps(user_to_json(person)))
-    passphrase = folder / "passphrase"
-    passphrase.write_text("benchmark\n")
-    passphrase.chmod(0o600)
+    return save_person(folder, long[0], items)
+
+
+def language_persons(folder: Path, base: Path, threads: int) -> list[PersonRun]:
+    """As `person_run`, over a release of one's own, with the newest items of a person of LANGUAGE_DATA.
+
+    Nothing where the base is not there, and it is said.
+    """
+    from proper_model.data.users import read_population
+    from proper_model.tasks.task import load_task
+
+    if not (base / "config.json").is_file():
+        say(f"no language model at {base}, so none is measured; make base gets it")
+        return []
+    task = f"profiles/tasks/{LANGUAGE_DATA.name}.toml"
+    people = read_population(LANGUAGE_DATA, load_task(task, template="short"))
+    person = next(user for user in people.test if len(user.history) >= LANGUAGE_ITEMS)
+    folder.mkdir()
+    history = save_person(folder, shortened(person), LANGUAGE_ITEMS)
+    run_program(
+        [*program_of(folder), "start", "--base", str(base.resolve()), "--task", task], threads
+    )
+    return [person_run(folder, history, base.name, LANGUAGE_DATA.name, threads)]
+
+
+def shortened(person: User) -> User:
+    """The person with the first words of each text."""
+    items = tuple(
+        dataclasses.replace(
+            item,
+            fields={**item.fields, "text": " ".join(item.fields["text"].split()[:LANGUAGE_WORDS])},
+        )
+        for item in person.history
+    )
+    return dataclasses.replace(person, history=items)
+
+
+def person_run(folder: Path, history: Path, base: str, data: str, threads: int) -> PersonRun:
+    """One person from start to end: `proper adapt` in parts, then first tokens of the adapter's answers."""
+    found, command = folder / "parts.json", program_of(folder)
+    words = [*command[3:], "--threads", str(threads), "adapt", str(history)]
+    measured = [*command[:2], "benchmarks.measuring.adapt_split", str(found), *words]
+    peak = run_program(measured, threads)
+    split = json.loads(found.read_text())
+    question = json.loads(history.read_text())["profile"][-1]["text"]
+    threaded = [*command, "--threads", str(threads)]
+    run = PersonRun(
+        base=base,
+        data=data,
+        items=len(split["tokens"]),
+        tokens=sum(split["tokens"]),
+        parts={name: Part(**spent) for name, spent in split["parts"].items()},
+        peak_bytes=peak,
+        generate_s=generate_once(threaded, question, threads),
+        serve_s=serve_seconds(threaded, question, threads),
+    )
+    wall = sum(part.wall_s for part in run.parts.values())
+    say(f"{base}: adapt {wall:.0f} s, first token {run.generate_s:.1f} s, warm {run.serve_s:.2f} s")
+    return run
+
+
+def save_person(folder: Path, person: User, items: int) -> Path:
+    """The person's newest items as a history file, and a passphrase beside it."""
+    history, passphrase = folder / "history.json", folder / "passphrase"
+    history.write_text(json.dumps(user_to_json(User(person.user_id, person.history[-items:], ()))))
+    passphrase.touch(mode=0o600)
+    passphrase.write_text("unhurried walnut ferry bishop\n")
     return history
+
+
+def program_of(folder: Path) -> list[str]:
+    """`proper` over the home in a folder of `save_person`."""
+    return program(folder / "home", folder / "passphrase")
 
 
 def adapt_once(
     folder: Path, history: Path, weights: str, recompute: bool, *, threads: int
 ) -> tuple[float, int]:
-    """Seconds and peak bytes of one `proper adapt` in a process of its own.
-
-    Raises AdaptError if it fails.
-    """
+    """Seconds and peak bytes of one `proper adapt` in a process of its own. Raises ProgramError."""
     command = [
-        *(sys.executable, "-m", "client"),
-        *("--home", str(folder / "home"), "--passphrase-file", str(folder / "passphrase")),
-        *("adapt", str(history), "--base-weights", weights),
+        *(*program_of(folder), "adapt", str(history), "--base-weights", weights),
         *(["--recompute"] if recompute else []),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     begin = time.monotonic()
-    peak = 0
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        while process.poll() is None:
-            # Not getrusage: that counts what this process held when it started the other one.
-            peak = max(peak, high_water_bytes(Path(f"/proc/{process.pid}/status")) or 0)
-            time.sleep(POLL_S)
-    if process.returncode:
-        raise AdaptError(
-            f"proper adapt --base-weights {weights} ended with exit code {process.returncode}",
-            hint="run it by hand to see why",
-        )
+    peak = run_program(command, threads)
     return time.monotonic() - begin, peak
 
 

@@ -19,6 +19,9 @@ import typer
 from benchmarks.command import ready_device, ready_file, start, where
 from benchmarks.contenders import Spec, Workload, parse_spec, shape_of
 from benchmarks.contenders.workload import Lengths
+from benchmarks.kinds import OTHERS, Agreement
+from benchmarks.measuring import in_own_process
+from benchmarks.measuring.agreement import agreements
 from benchmarks.measuring.rounds import Plan, measure_setting
 from benchmarks.results import write_report
 from benchmarks.results.schema import EngineReport, Setting
@@ -30,11 +33,11 @@ from simulations.outcome.environment import commit
 # Defaults of options that may be repeated.
 SIZE, TOKENS, USERS, ALIKE = ["small"], [96], [32], ["fixed"]
 CONTENDERS = [
-    *("peft-loop", "peft-loop:logits=answer", "naive-moe", "naive-moe:logits=answer"),
-    *("vmap", "peft-mixed-eval", "ours", "ours-moe"),
+    *("stacked-loop:compile=true", "stacked-loop:batch=4,compile=true"),
+    *("vmap-moe", "peft-loop:logits=answer", "ours-moe", "ours-moe:batch=4"),
 ]
 LENGTHS: tuple[Lengths, ...] = typing.get_args(Lengths)
-SAVED = ("device", "rounds", "warmup", "dropout", "interleaved")  # of the plan, in the report
+SAVED = ("device", "rounds", "warmup", "dropout")  # of the plan, in the report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -69,6 +72,16 @@ def chosen_specs(contenders: list[str]) -> list[Spec]:
     return list(dict.fromkeys([*specs, *limits]))
 
 
+def compare(specs: list[Spec], device: str) -> list[Agreement]:
+    """How far each contender's training is from the reference's, at a thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    same = {name: getattr(Spec, name) for name in ("threads", "tokens_per_step")}
+    alike = dict.fromkeys(dataclasses.replace(spec, **same) for spec in specs)
+    return list(agreements((spec for spec in alike if spec.kind not in OTHERS), device))
+
+
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
@@ -82,7 +95,6 @@ def run(
     warmup: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 1,
     rival_users: Annotated[int, typer.Option(min=1, help="Equal users a loop trains.")] = 4,
     dropout: Annotated[float, typer.Option(min=0.0, max=0.9)] = 0.0,
-    in_turn: Annotated[bool, typer.Option("--in-turn", help="One base in memory.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of weights, tokens and lengths.")] = 0,
 ) -> None:
@@ -93,14 +105,23 @@ def run(
         warmup=warmup,
         rival_users=rival_users,
         dropout=dropout,
-        interleaved=not in_turn,
     )
     works = grid(size, tokens, users, lengths, samples, seed)
     specs = chosen_specs(contender)
     ready_device(device)
     ready_file(out)
-    facts = where(seed) | {"commit": commit(), "load_before": os.getloadavg()[0]}
+    facts = where(seed) | {
+        "commit": commit(),
+        "load_before": os.getloadavg()[0],
+        "interleaved": True,
+    }
     facts |= {name: getattr(plan, name) for name in SAVED}
+    say("comparing what contenders train")
+    agreement = in_own_process(compare, specs, device)
+    for one in agreement:
+        found = one.cause or f"{one.error:.1e} from the reference"
+        say(f"{one.variant} in {one.dtype}: {found}")
+    facts["agreement"] = agreement
     settings: list[Setting] = []
     for number, work in enumerate(works, 1):
         say(f"setting {number} of {len(works)}: {work}")

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 SCHEMA = 2  # of what is written; 1 is read
 KINDS = {
-    "naive-moe": "naive LoRA-MoE loop a user",
     "stacked-loop": "loop a user, all experts as one factor pair",
     "peft-loop": "PEFT loop a user",
-    "peft-mixed-eval": "PEFT adapter_names, gradients in eval mode",
-    "vmap": "vmap over stacked user LoRAs",
+    "vmap-moe": "vmap over stacked user LoRAs, with experts and router",
     "ours": "engine without experts",
     "ours-moe": "engine with experts and router",
+    "moe-peft": "moe-peft 2.0.2, each adapter with experts and router of its own",
     "limit": "the engine's frozen base alone, forward and backward",
 }
+# Who trains adapters alone; and who trains another function altogether.
+WITHOUT_EXPERTS = ("ours", "peft-loop")
+OTHERS = ("moe-peft", "limit")
+# How pydantic checks plain classes where it reads them.
+STRICT: Any = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a contender's training is from the reference's, on a tiny workload.
+
+    Attributes:
+        variant: of the engine, or a contender's label without its dtype.
+        error: |trained - reference| / |reference - start| over all numbers of all users, or None
+            where it did not train, for `cause`. That of the reference itself in a narrower
+            dtype says what rounding alone does.
+    """
+
+    __pydantic_config__ = STRICT
+
+    variant: str
+    dtype: str
+    error: float | None
+    cause: str | None

@@ -32,11 +32,11 @@ def contender(kind: str, cpu_s: list[float] | None, **changed: Any) -> dict[str,
     for one that failed.
     """
     peak = changed.pop("memory_peak_bytes", None)
-    said = ",".join(f"{name}={value}" for name, value in changed.items())
+    said = ",".join(f"{name}={value}" for name, value in changed.items()).replace("True", "true")
     measured = None
     if cpu_s is not None:
         measured = {
-            "users": 4 if kind in ("naive-moe", "peft-loop") else 32,
+            "users": 4 if kind in ("stacked-loop", "peft-loop") else 32,
             "samples": 64,
             "tokens": 640,
             "padded_tokens": 800,
@@ -60,6 +60,7 @@ def contender(kind: str, cpu_s: list[float] | None, **changed: Any) -> dict[str,
         "attention": None,
         "tokens_per_step": 8192,
         "backend": "fused",
+        "compile": False,
         "status": "failed" if cpu_s is None else "measured",
         "cause": "RuntimeError: no memory" if cpu_s is None else None,
         "measured": measured,
@@ -70,14 +71,14 @@ def contender(kind: str, cpu_s: list[float] | None, **changed: Any) -> dict[str,
 def contenders() -> list[dict[str, Any]]:
     """Rounds such that a ratio of medians is not the median of ratios."""
     return [
-        contender("naive-moe", [8.0, 8.0, 2.0], memory_peak_bytes=50 * MIB),
-        contender("naive-moe", [4.0, 4.0, 4.0], batch=4),
+        contender("stacked-loop", [8.0, 8.0, 2.0], compile=True, memory_peak_bytes=50 * MIB),
+        contender("stacked-loop", [4.0, 4.0, 1.0], batch=4, compile=True),
         contender("trainer", [40.0, 80.0, 40.0]),
         contender("limit", [0.5, 1.0, 0.25]),
         contender("ours-moe", [1.0, 4.0, 2.0], memory_peak_bytes=100 * MIB),
         contender("ours-moe", [0.125, 0.125, 0.125], batch=4),
         contender("ours-moe", [0.5, 0.5, 0.5], dtype="bfloat16"),
-        contender("vmap", None),
+        contender("vmap-moe", None),
     ]
 
 

@@ -100,61 +100,74 @@ def test_computed_summaries_are_those_that_version_1_stored() -> None:
 
 def test_a_settings_table_by_hand() -> None:
     """64 samples: rates by wall seconds. Ratios round by round: 8, 2, 1 are 2 in the middle, where
-    a quotient of the medians would be 4.
+    a quotient of the medians would be 4. Each against the engine of as many samples in a step.
     """
     found = setting_table(made())
     assert found.title == "hidden 256 (small), 32 users, 2 samples of 96 tokens (fixed)"
-    bf16 = "ours-moe:dtype=bfloat16"
     assert found.header == (
         *("contender", "users", "samples/s"),
-        *("ours-moe: rate ×", "memory ×", f"{bf16}: rate ×", "memory ×", "peak, MiB"),
+        *("× ours at equal steps", "peak, MiB"),
     )
     rows = {row[0]: row[1:] for row in found.rows}
     assert [row[0] for row in found.rows] == [
-        *("ours-moe:batch=4", "limit", bf16, "ours-moe", "naive-moe:batch=4", "naive-moe", "vmap"),
+        *("ours-moe:batch=4", "limit", "ours-moe:dtype=bfloat16", "ours-moe"),
+        *("stacked-loop:batch=4,compile=true", "stacked-loop:compile=true", "vmap-moe"),
     ]
-    assert rows["naive-moe"] == (
-        *("4", "4.0", "2.00 (1.00–8.00)", "2.00", "16.00 (4.00–16.00)", "–", "50"),
-    )
+    assert rows["stacked-loop:compile=true"] == ("4", "4.0", "2.00 (1.00–8.00)", "50")
+    # 4, 4 and 1 seconds beside an eighth.
+    assert rows["stacked-loop:batch=4,compile=true"][2] == "32.00 (8.00–32.00)"
     assert rows["limit"][:3] == ("32", "64.0", "0.25 (0.12–0.50)")
-    assert rows["ours-moe"][2:4] == ("1.00 (1.00–1.00)", "1.00")
-    assert rows["vmap"] == ("–", "failed (RuntimeError)", "–", "–", "–", "–", "–")
+    assert rows["ours-moe"] == ("32", "16.0", "1.00 (1.00–1.00)", "100")
+    assert rows["ours-moe:dtype=bfloat16"][2] == "1.00 (1.00–1.00)"
+    assert rows["vmap-moe"] == ("–", "failed (RuntimeError)", "–", "–")
     assert rows["ours-moe:batch=4"][1] == "256"
 
 
+def test_nobody_is_compared_with_an_engine_of_other_steps_or_dtype() -> None:
+    alone = [contender("ours-moe", [1.0]), contender("stacked-loop", [9.0], batch=4, compile=True)]
+    alone.append(contender("stacked-loop", [9.0], compile=True, dtype="bfloat16"))
+    rows = {row[0]: row[3] for row in setting_table(made(contenders=alone)).rows}
+    assert [rows[c["label"]] for c in alone] == ["1.00 (1.00–1.00)", "–", "–"]
+    assert setting_notes(made(contenders=alone), "cpu") == []
+
+
 def test_elsewhere_than_on_a_cpu_ratios_are_by_wall_seconds(tmp_path: Path) -> None:
-    one = contender("naive-moe", [8.0])
+    one = contender("stacked-loop", [8.0], compile=True)
     one["measured"]["rounds"][0]["wall_s"] = 3.0
     raced = setting(contenders=[one, contender("ours-moe", [1.0])])
     for device, ratio, said in (("cpu", "8.00", "CPU"), ("cuda", "1.50", "wall")):
         found = sources(tmp_path, engine_file(raced, device=device))
         ((shown_table, notes),) = shown(found)
-        assert {row[0]: row[3] for row in shown_table.rows}["naive-moe"].startswith(ratio)
+        assert {row[0]: row[3] for row in shown_table.rows}[one["label"]].startswith(ratio)
         assert notes[0] == f"ratios by {said} seconds, rounds: 3, dropout 0"
 
 
-def test_notes_name_causes_targets_and_who_is_raced_no_more() -> None:
+def test_notes_name_causes_the_headline_and_who_is_raced_no_more() -> None:
     assert setting_notes(made(), "cpu") == [
-        "vmap: failed, RuntimeError: no memory",
+        "vmap-moe: failed, RuntimeError: no memory",
+        "ours-moe against stacked-loop:compile=true: 2.00 (1.00–8.00) times the rate at equal "
+        "steps; must reach 1.6, aims at 2.5",
+        "ours-moe against stacked-loop:batch=4,compile=true: 32.00 (8.00–32.00) times the rate at "
+        "equal steps; must reach 1.6, aims at 2.5",
         "trainer (what trainer is), raced no more: 0.8 samples/s, "
         "ours-moe 20.00 (20.00–40.00) times that",
-        "ours-moe against naive-moe: 2.00 (1.00–8.00) times the rate; must reach 1.8, aims at 2.5",
-        "ours-moe:dtype=bfloat16 against naive-moe: 16.00 (4.00–16.00) times the rate; "
-        "must reach 4.5, aims at 8",
     ]
+
+
+LOOP = contender("stacked-loop", [1.0], compile=True)
 
 
 @pytest.mark.parametrize(
     ("changed", "targets"),
     [
-        ({"size": "overhead", "tokens": 32}, ["must reach 7, aims at 12"]),
-        ({"lengths": "real", "tokens": 7}, ["must reach 2, aims at 2.5"]),
-        ({"lengths": "lognormal"}, ["must reach 2, aims at 2.5"]),
+        ({"size": "overhead", "tokens": 32}, 2 * ["must reach 2.5, aims at 12"]),
+        ({"lengths": "real", "tokens": 7}, 2 * ["must reach 1.6, aims at 2.5"]),
         ({"users": 8}, []),
         ({"tokens": 32}, []),
         ({"size": "mini"}, []),
         ({"contenders": [contender("ours-moe", [1.0])]}, []),
-        ({"contenders": [contender("naive-moe", [1.0]), contender("ours-moe", None)]}, []),
+        ({"contenders": [LOOP, contender("ours-moe", None)]}, []),
+        ({"contenders": [contender("stacked-loop", [1.0]), contender("ours-moe", [1.0])]}, []),
     ],
 )
 def test_only_settings_of_the_targets_have_them(changed, targets) -> None:
@@ -167,7 +180,7 @@ def test_the_engines_form_is_the_one_that_a_cpu_uses() -> None:
     assert BACKEND == Spec.backend == Backend.best_on(torch.device("cpu")).value
     quicker = contender("ours-moe", [0.1], backend="grouped")
     alone = setting_table(made(contenders=[quicker]))
-    assert alone.header == ("contender", "users", "samples/s", "peak, MiB")
+    assert [row[3] for row in alone.rows] == ["–"]
     assert {size: shape.hidden for size, shape in SIZES.items()} == HIDDEN
 
 
@@ -177,7 +190,7 @@ def test_real_lengths_are_not_named_by_an_unused_number() -> None:
 
 
 def grown(size: str, users: int, ratio: float) -> dict[str, Any]:
-    raced = [contender("naive-moe", [ratio]), contender("ours-moe", [1.0])]
+    raced = [contender("stacked-loop", [ratio], compile=True), contender("ours-moe", [1.0])]
     return setting(size=size, users=users, samples=1, contenders=raced)
 
 
@@ -189,9 +202,10 @@ def test_growth_is_the_ratio_by_users(tmp_path: Path) -> None:
     assert one[0].title.startswith("hidden 4096 (7b), 4 users")
     assert two[0].header == (
         "users together",
-        "hidden 64 (overhead), 96 tokens, 1 a user",
-        "hidden 256 (small), 96 tokens, 1 a user",
+        "hidden 64 (overhead), 96 tokens, 1 a user: stacked-loop:compile=true",
+        "hidden 256 (small), 96 tokens, 1 a user: stacked-loop:compile=true",
     )
+    assert two[1] == ["one user alone must reach 1.0 against stacked-loop:compile=true"]
     assert two[0].rows == (
         ("1", "0.50 (0.50–0.50)", "0.25 (0.25–0.25)"),
         ("2", "3.00 (3.00–3.00)", "–"),
@@ -271,7 +285,7 @@ def test_the_page_stands_alone_and_shows_what_is_stored(page: str) -> None:
     assert not [word for word in ("url(http", "@import", "<script") if word in page]
     assert (checker.figures, all(checker.described)) == (1, True)
     for what in (
-        "16.00 (4.00–16.00)",  # a setting's table
+        "32.00 (8.00–32.00)",  # a setting's table
         "failed (RuntimeError)",
         "trainer (what trainer is), raced no more",
         "ours-moe: 16 with 8 users, 16 with 32 users",  # the figure in words
@@ -327,7 +341,7 @@ MEASURED = (*FIRST, "measured")
         (planted(*MEASURED, "rounds", 0, "cpu_s", value=0.0), "cpu_s"),
         (planted(*MEASURED, "rounds", 0, "cpu_s", value=float("nan")), "cpu_s"),
         (planted(*MEASURED, "rounds", value=[]), "rounds"),
-        (planted(*FIRST, value=contender("naive-moe", [1.0])), "different numbers of rounds"),
+        (planted(*FIRST, value=contender("stacked-loop", [1.0])), "different numbers of rounds"),
     ],
 )
 def test_foreign_files_are_refused(text: str, said: str, tmp_path: Path) -> None:
@@ -357,8 +371,8 @@ def test_the_commands(tmp_path: Path, capsys) -> None:
     assert run_command(table.app, [engine, "--markdown"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("**hidden 256 (small), 32 users, 2 samples of 96 tokens (fixed)**\n\n|")
-    assert "\n| naive-moe | 4 | 4.0 | 2.00 (1.00–8.00) | 2.00 | " in said
-    assert "\n\n* ratios by CPU seconds, rounds: 3, dropout 0\n* vmap: failed" in said
+    assert "\n| stacked-loop:compile=true | 4 | 4.0 | 2.00 (1.00–8.00) | 50 |" in said
+    assert "\n\n* ratios by CPU seconds, rounds: 3, dropout 0\n* vmap-moe: failed" in said
     assert said.endswith("torch 2.9; code 0123456789ab.\n")
     foreign = str(saved(tmp_path, "f.json", {"task": "x"}))
     out = tmp_path / "report.html"

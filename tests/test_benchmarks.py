@@ -6,6 +6,8 @@ Nothing in here is timed. Every equality has a control that breaks one contender
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,17 +16,20 @@ import torch
 from benchmarks.contenders.build import CONTENDERS, SIZES, build_world, make_contender
 from benchmarks.contenders.measure import Stopwatch
 from benchmarks.contenders.ours import Ours, Steady
-from benchmarks.contenders.rival_loops import NaiveMoe, PeftLoop
-from benchmarks.contenders.rival_mixed import PeftMixed
+from benchmarks.contenders.rival_peft import PeftLoop
 from benchmarks.contenders.rival_stacked import StackedLoop
+from benchmarks.contenders.rival_vmap import Vmap
 from benchmarks.contenders.specs import Spec, parse_spec
 from benchmarks.contenders.workload import CountingEncoder, Counts, Workload, make_users
-from benchmarks.contenders.world import Contender, Factors, NotPossibleError, World
-from benchmarks.engine import chosen_specs, grid
+from benchmarks.contenders.world import Contender, Factors, World
+from benchmarks.engine import chosen_specs, compare, grid
 from benchmarks.measuring import device_shapes
+from benchmarks.measuring.agreement import REFERENCE, compared
+from benchmarks.measuring.agreement import trained_by as compared_training
 from benchmarks.measuring.device_shapes import SHAPES, _training_bytes, config_of
+from benchmarks.measuring.peer import PEER, PYTHON, PeerWorker, workload
 from benchmarks.measuring.rounds import contender_result
-from benchmarks.measuring.worker import Ready, Refused, Round
+from benchmarks.measuring.worker import Job, Ready, Refused, Round
 from benchmarks.results.schema import RoundSeconds
 from benchmarks.results.tables import KINDS
 from benchmarks.seconds import Seconds
@@ -81,9 +86,7 @@ def engine() -> dict[tuple[str, int], dict[int, Factors]]:
     ("rival", "ours"),
     [
         ("peft-loop", "ours"),
-        ("vmap", "ours"),
-        ("peft-mixed-eval", "ours"),
-        ("naive-moe", "ours-moe"),
+        ("vmap-moe", "ours-moe"),
         ("stacked-loop", "ours-moe"),
     ],
 )
@@ -92,9 +95,9 @@ def test_rivals_compute_what_the_engine_computes(rival, ours, batch, engine) -> 
 
 
 def test_logits_at_answers_change_nothing_but_speed(engine) -> None:
-    world = world_of("naive-moe")
+    world = world_of("peft-loop")
     world.spec = dataclasses.replace(world.spec, logits="answer")
-    assert apart(raced(NaiveMoe(world)), engine["ours-moe", 1]) < TOLERANCE
+    assert apart(raced(PeftLoop(world)), engine["ours", 1]) < TOLERANCE
 
 
 def test_experts_and_training_show_in_the_comparison(engine) -> None:
@@ -111,30 +114,28 @@ def _stacked(ours: Ours) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return both[: len(both) // 2], both[len(both) // 2 :]
 
 
-@pytest.mark.parametrize("part", ["by_text", "by_user", "by_lora", "experts", "embedding"])
-def test_a_wrong_part_of_the_naive_loop_is_noticed(part: str, engine) -> None:
-    rival = NaiveMoe(world_of("naive-moe"))
-    linear = rival.linears[-1][1]
-    if part == "experts":
-        linear.experts = linear.experts[::-1]
-    elif part == "embedding":
-        enter = rival.enter
-
-        def forgetful(number: int) -> None:
-            enter(number)
-            linear.embedding = torch.zeros_like(linear.embedding)
-
-        rival.enter = forgetful  # type: ignore[method-assign]
-    else:
-        getattr(linear, part).detach().zero_()
-    assert apart(raced(rival), engine["ours-moe", 1]) > TOLERANCE
-
-
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("rival", [StackedLoop, Vmap])
 @pytest.mark.parametrize("part", ["by_text", "by_user", "by_lora", "expert_a", "expert_b"])
-def test_a_wrong_part_of_the_stacked_loop_is_noticed(part: str, engine) -> None:
-    rival = StackedLoop(world_of("stacked-loop"))
-    getattr(rival.linears[-1][2], part).zero_()
-    assert apart(raced(rival), engine["ours-moe", 1]) > TOLERANCE
+def test_a_wrong_part_of_a_rivals_linear_is_noticed(part: str, rival, engine) -> None:
+    one = rival(world_of("stacked-loop" if rival is StackedLoop else "vmap-moe"))
+    getattr(list(one.linears.values())[-1], part).zero_()
+    assert apart(raced(one), engine["ours-moe", 1]) > TOLERANCE
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_draws_dropout_row_by_row() -> None:
+    """Two users whose samples, adapters and embeddings are alike: masks alone can part them."""
+    trained = {}
+    for dropout in (0.0, 0.5):
+        world = world_of("vmap-moe", work=dataclasses.replace(WORK, users=2, lengths="fixed"))
+        world.users[1] = world.users[0]
+        world.settings = dataclasses.replace(world.settings, dropout=dropout)
+        trained[dropout] = raced(Vmap(world))
+    (a, _), (b, _) = trained[0.0][0][0], trained[0.0][1][0]
+    assert torch.equal(a, b)
+    (a, _), (b, _) = trained[0.5][0][0], trained[0.5][1][0]
+    assert not torch.allclose(a, b)
 
 
 def test_the_stacked_loop_leaves_its_base_as_it_was(engine, monkeypatch) -> None:
@@ -178,6 +179,28 @@ def test_the_steady_engine_takes_the_engines_steps(monkeypatch) -> None:
         for x, y in zip(mine, theirs, strict=True)
     )
     assert sum(p.numel() for p in steady.model.lora.parameters()) == 0
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_training_is_compared_with_the_references_before_it_is_timed() -> None:
+    """In the contender's own dtype, and the peer and the limit not at all."""
+    kinds = ["ours", "ours-moe", "peft-loop", "stacked-loop", "vmap-moe", PEER, "limit"]
+    specs = [Spec(kind, batch=batch) for kind in kinds for batch in (1, 2)]
+    specs += [Spec("ours-moe", dtype="bfloat16"), Spec("ours-moe", tokens_per_step=99)]
+    found = {(one.variant, one.dtype): one.error for one in compare(specs, "cpu")}
+    assert len(found) == 11
+    assert 1e-3 < (found.pop(("ours-moe", "bfloat16")) or 0) < 0.3
+    assert all(error is not None and error < 1e-3 for error in found.values())
+
+
+def test_a_contender_that_trains_something_else_is_far_from_the_reference() -> None:
+    expected = compared_training(REFERENCE, CPU)
+    for spec in (Spec("ours"), Spec("ours-moe", batch=2)):
+        got = compared(
+            "other", "float32", functools.partial(compared_training, spec, CPU), expected
+        )
+        assert got.error is not None
+        assert got.error > 1e-2
 
 
 @pytest.mark.parametrize("setting", ["max_grad_norm", "weight_decay", "epochs"])
@@ -256,19 +279,6 @@ def test_specs_are_read_and_written() -> None:
             parse_spec(wrong)
 
 
-def test_mixed_adapters_are_refused_in_training_mode() -> None:
-    """Why that rival trains in eval mode, and without dropout."""
-    rival = make_contender(world_of("peft-mixed-eval"))
-    assert isinstance(rival, PeftMixed)
-    rival.model.train()
-    with pytest.raises(ValueError, match="training mode"):
-        raced(rival)
-    world = world_of("peft-mixed-eval")
-    world.settings = dataclasses.replace(world.settings, dropout=0.1)
-    with pytest.raises(NotPossibleError, match="NoDropout"):
-        make_contender(world)
-
-
 def test_the_engine_always_races_the_limit() -> None:
     few = "ours-moe:tokens_per_step=64"
     specs = chosen_specs(["ours", "ours-moe", "peft-loop", "ours:dtype=bfloat16", few])
@@ -307,16 +317,62 @@ def test_an_entry_holds_the_rounds_and_the_highest_peak() -> None:
 
 def test_a_failed_contender_is_a_result_even_after_good_rounds() -> None:
     round_ = Round(SECONDS, Counts(1, 1, 1, 1, 1), None)
-    for impossible, status in ((False, "failed"), (True, "not possible in training")):
-        refused = Refused(impossible, "RuntimeError")
-        got = contender_result(Spec("vmap"), None, [round_], refused)
-        assert (got.status, got.cause, got.measured) == (status, "RuntimeError", None)
+    got = contender_result(Spec("vmap-moe"), None, [round_], Refused("RuntimeError"))
+    assert (got.status, got.cause, got.measured) == ("failed", "RuntimeError", None)
 
 
 def test_every_kind_has_a_contender() -> None:
-    assert CONTENDERS.keys() == KINDS.keys()
-    for kind in KINDS:
+    assert {*CONTENDERS, PEER} == KINDS.keys()
+    for kind in CONTENDERS:
         assert make_contender(world_of(kind)).trained == {}
+
+
+# Somebody else's program
+
+
+def test_the_peer_takes_the_engines_steps() -> None:
+    """By hand: three users of two samples of 8, a step a sample: 2 steps, a pass each."""
+    job = Job(Workload("overhead", 3, 2, 8, "fixed", 0), Spec(PEER), "cpu", dropout=0.05)
+    asked, counts = workload(job)
+    assert counts == Counts(6, 48, 48, counts.logit_positions, 2)
+    assert [[[row[0] for row in rows] for rows in step] for step in asked["steps"]] == [
+        [[0, 1, 2]],
+        [[0, 1, 2]],
+    ]
+    assert (asked["users"], asked["samples"], asked["dropout"]) == (3, [2, 2, 2], 0.05)
+    assert (asked["experts"], asked["rank"]) == (preset("default").experts, preset("default").rank)
+    assert {row[3] for step in asked["steps"] for rows in step for row in rows} == {1.0}
+
+
+def test_a_peer_that_is_not_there_is_a_result(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("benchmarks.measuring.peer.PYTHON", tmp_path / "python")
+    job = Job(WORK, Spec(PEER), "cpu")
+    with PeerWorker(job) as peer:
+        assert peer.ready is None
+        assert peer.round() == peer.refused == Refused("its environment is not there: make peer")
+
+
+def test_a_peer_that_ends_is_a_result(monkeypatch, tmp_path: Path) -> None:
+    """One that says why, and one that says nothing."""
+    for code, cause in (('print(\'{"cause": "no memory"}\')', "no memory"), ("", "Killed")):
+        child = tmp_path / "child.py"
+        child.write_text(code)
+        monkeypatch.setattr("benchmarks.measuring.peer.PYTHON", Path(sys.executable))
+        monkeypatch.setattr("benchmarks.measuring.peer.CHILD", child)
+        with PeerWorker(Job(WORK, Spec(PEER), "cpu")) as peer:
+            assert peer.round() == Refused(cause)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not PYTHON.is_file(), reason="needs make peer")
+def test_the_peer_trains() -> None:
+    job = Job(dataclasses.replace(WORK, users=2, samples=2), Spec(PEER, batch=2), "cpu")
+    with PeerWorker(job) as peer:
+        assert peer.ready is not None, peer.refused
+        got = peer.round()
+    assert isinstance(got, Round)
+    assert got.seconds.cpu_s > 0
+    assert (got.peak_bytes or 0) > (peer.ready.memory_bytes or 0) > 0
 
 
 # The memory model for published bases

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from client.cli import run_cli as device_cli
-from client.terminal.command_line import Session, run_command
+from client.terminal.command_line import GARBAGE_EVERY, Session, run_command
 from client.terminal.console import agreed, asks, print_line, say, stdin_bytes
 from coordinator.cli import run_cli as coordinator_cli
 from proper_model.errors import ConfigError, DataError
@@ -31,7 +31,7 @@ from proper_model.errors import ConfigError
 app = typer.Typer(pretty_exceptions_enable=False)
 @app.command()
 def only(): {body}
-start(app, "proper")
+start(app, "proper", private=True)
 """
 
 
@@ -53,6 +53,17 @@ def run(
         env=environment,
     )
     return done.returncode, done.stderr
+
+
+def test_garbage_is_searched_for_less_often_and_still_found(tmp_path: Path) -> None:
+    body = (
+        "import gc, weakref; A = type('A', (), {}); a = A(); a.me = a; gone = weakref.ref(a); del a; "
+        f"kept = [[] for _ in range({2 * GARBAGE_EVERY})]; "
+        "print_line(str((gc.get_threshold()[0], gone())))"
+    )
+    with (tmp_path / "out").open("wb") as out:
+        assert run(body, out.fileno())[0] == 0
+    assert (tmp_path / "out").read_text() == f"({GARBAGE_EVERY}, None)\n"
 
 
 @pytest.mark.parametrize("buffered", [True, False])

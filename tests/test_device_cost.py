@@ -108,6 +108,18 @@ def test_measuring_speed_takes_no_larger_passes_than_training(
     assert before <= max(passes)
 
 
+def test_one_slow_pass_tells_the_speed_and_quick_ones_a_median(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for took, calls in ((0.6, 1), (0.2, 4)):  # a warm-up, and three that make half a second
+        times: list[float] = []
+        monkeypatch.setattr(
+            cost, "_seconds", lambda _, took=took, times=times: times.append(took) or took
+        )
+        assert cost._median_seconds(lambda: None) == took
+        assert len(times) == calls
+
+
 BLOCK = 4096
 
 

@@ -77,6 +77,17 @@ def test_the_front_end_is_pinned_apart_with_all_that_it_needs(supply) -> None:
     assert {"gradio-client", "openai", "fastapi", "uvicorn"} <= set(pinned)
 
 
+def test_the_benchmarks_peer_is_pinned_apart_and_takes_our_torch(supply, repository: Path) -> None:
+    """Versions of its time stay as they are, and none of them is among ours."""
+    pinned = supply.pins.read_pins(repository / "constraints-peer.txt")
+    assert str(pinned["moe-peft"].version) == "2.0.2"
+    assert pinned["transformers"].version < Version("4.47")
+    assert pinned["transformers"].version != supply.pinned["transformers"].version
+    assert not {"torch", "triton"} & set(pinned)
+    assert "moe-peft" not in supply.pinned
+    assert all(pin.hashes for pin in pinned.values())
+
+
 def requirements_of(name: str) -> list[str]:
     try:
         return importlib.metadata.requires(name) or []

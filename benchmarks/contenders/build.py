@@ -14,12 +14,11 @@ from typing import Any
 import torch
 
 from benchmarks.contenders.ours import Limit, Ours
-from benchmarks.contenders.rival_loops import NaiveMoe, PeftLoop
-from benchmarks.contenders.rival_mixed import PeftMixed
+from benchmarks.contenders.rival_peft import PeftLoop
 from benchmarks.contenders.rival_stacked import StackedLoop
 from benchmarks.contenders.rival_vmap import Vmap
 from benchmarks.contenders.specs import Spec
-from benchmarks.contenders.workload import LONGEST, Workload, make_users
+from benchmarks.contenders.workload import LONGEST, PAD, Workload, make_users
 from benchmarks.contenders.world import Contender, World, settings_of
 from proper_model.base.loading import attention_for
 from proper_model.errors import ConfigError
@@ -58,11 +57,9 @@ SIZES = {
 }
 
 CONTENDERS: dict[str, Callable[[World], Contender]] = {
-    "naive-moe": NaiveMoe,
     "stacked-loop": StackedLoop,
     "peft-loop": PeftLoop,
-    "peft-mixed-eval": PeftMixed,
-    "vmap": Vmap,
+    "vmap-moe": Vmap,
     "ours": lambda world: Ours(world, experts=False),
     "ours-moe": lambda world: Ours(world, experts=True),
     "limit": Limit,
@@ -101,6 +98,22 @@ def shape_of(size: str) -> Shape:
     return SIZES[size]
 
 
+def llama_of(shape: Shape, longest: int) -> dict[str, Any]:
+    """A Llama's configuration, as transformers takes it."""
+    return {
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "intermediate_size": shape.ffn,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "vocab_size": shape.vocabulary,
+        "max_position_embeddings": max(LONGEST, longest),
+        "tie_word_embeddings": shape.tied,
+        "pad_token_id": PAD,
+        "use_cache": False,
+    }
+
+
 def build_base(
     shape: Shape, spec: Spec, device: torch.device, *, seed: int, longest: int = LONGEST
 ) -> Any:
@@ -108,18 +121,7 @@ def build_base(
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     dtype = spec.torch_dtype
-    config = LlamaConfig(
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        intermediate_size=shape.ffn,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        vocab_size=shape.vocabulary,
-        max_position_embeddings=max(LONGEST, longest),
-        tie_word_embeddings=shape.tied,
-        pad_token_id=0,
-        use_cache=False,
-    )
+    config = LlamaConfig(**llama_of(shape, longest))
     attention = spec.attention or attention_for(device, dtype) or "sdpa"
     # Weights are drawn where they will live: seven billion of them should not cross a bus.
     devices = [device] if device.type == "cuda" else []

@@ -12,7 +12,7 @@ import torch
 from benchmarks.seconds import Seconds
 from proper_model.federation.machine import high_water_bytes, resident_bytes
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PROC = Path("/proc")
 
 
 class Stopwatch:
@@ -54,26 +54,28 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def reset_peak_memory(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device, process: int | str = "self") -> None:
     """Forget the peak so far, so that a contender's peak is not its base's loading."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    if _CLEAR.exists():
-        _CLEAR.write_text("5")  # proc(5): resets VmHWM to the present resident size
+    clear = PROC / str(process) / "clear_refs"
+    if clear.exists():
+        clear.write_text("5")  # proc(5): resets VmHWM to the present resident size
 
 
-def peak_memory_bytes(device: torch.device) -> int | None:
+def peak_memory_bytes(device: torch.device, process: int | str = "self") -> int | None:
     """Largest memory since the reset: an accelerator's own, else resident; None if unknown.
 
     Not `getrusage`, whose maximum a child process inherits from its parent.
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return high_water_bytes(_STATUS)
+    return high_water_bytes(PROC / str(process) / "status")
 
 
-def memory_bytes(device: torch.device) -> int | None:
+def memory_bytes(device: torch.device, process: int | str = "self") -> int | None:
     """Memory in use now, of the same kind as the peak."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    return resident_bytes(_STATUS) if _STATUS.is_file() else None
+    status = PROC / str(process) / "status"
+    return resident_bytes(status) if status.is_file() else None

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.contenders.rival_loops import Loop
+from benchmarks.contenders.rival_peft import Loop
 from benchmarks.contenders.world import World, embedding_of, experts_of, padded_nll, shared_model
 from proper_model.kernels.layout import routing_dtype
 from proper_model.kernels.packing import Encoded
@@ -39,6 +39,7 @@ class StackedLinear(torch.nn.Module):
     by_lora: Tensor
     by_user: Tensor
     of_user: Tensor
+    table: int = 0  # of a user's embeddings
 
     def __init__(
         self, base: torch.nn.Linear, experts: Experts, router: Router, scale: float, dropout: float
@@ -83,24 +84,36 @@ class StackedLinear(torch.nn.Module):
         return torch.addmm(h.flatten(0, 1), weighted.flatten(0, 1), up.T).view(h.shape)
 
 
+def stacked_linears(world: World) -> dict[str, StackedLinear]:
+    """By path, with the engine's own experts and routers; the base does not hold them yet."""
+    shared = shared_model(world)
+    made = {}
+    for number, site in enumerate(shared.sites):
+        made[site.path] = StackedLinear(
+            world.base.get_submodule(site.path),
+            experts_of(shared, number),
+            shared.router(number),
+            world.structure.scale,
+            world.settings.dropout,
+        )
+        made[site.path].table = 0 if shared.tables == 1 else site.layer
+    return made
+
+
+def routed(world: World, linears: dict[str, StackedLinear], number: int) -> list[Tensor]:
+    """What every linear's router makes of user `number`'s embedding, [N] each."""
+    tables = 1 + max(linear.table for linear in linears.values())
+    embedding = embedding_of(world, tables, world.users[number])
+    return [linear.by_user @ embedding[linear.table] for linear in linears.values()]
+
+
 class StackedLoop(Loop):
     """One user after another over a base that stays as it was found."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        shared = shared_model(world)
-        self.model, self.tables = world.base, shared.tables
-        self.linears: list[tuple[int, str, StackedLinear]] = []
-        for number, site in enumerate(shared.sites):
-            linear = StackedLinear(
-                world.base.get_submodule(site.path),
-                experts_of(shared, number),
-                shared.router(number),
-                world.structure.scale,
-                world.settings.dropout,
-            )
-            self.linears.append((site.layer, site.path, linear))
-        self.factors = [(linear.a, linear.b) for _, _, linear in self.linears]
+        self.model, self.linears = world.base, stacked_linears(world)
+        self.factors = [(linear.a, linear.b) for linear in self.linears.values()]
         blocks = world.base.get_decoder().layers
         self.compiled: list[Any] = []
         if world.spec.compile:
@@ -111,10 +124,10 @@ class StackedLoop(Loop):
     def enter(self, number: int) -> None:
         """The user's LoRA, and what the router makes of the user's embedding."""
         super().enter(number)
-        embedding = embedding_of(self.world, self.tables, self.world.users[number])
-        for layer, _, linear in self.linears:
-            own = embedding[0 if self.tables == 1 else layer]
-            linear.of_user.copy_(linear.by_user @ own)
+        for linear, own in zip(
+            self.linears.values(), routed(self.world, self.linears, number), strict=True
+        ):
+            linear.of_user.copy_(own)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -122,7 +135,7 @@ class StackedLoop(Loop):
         base, blocks = self.world.base, self.world.base.get_decoder().layers
         plain = list(blocks)
         try:
-            for _, path, linear in self.linears:
+            for path, linear in self.linears.items():
                 base.set_submodule(path, linear)
             for number, block in enumerate(self.compiled):
                 blocks[number] = block
@@ -130,7 +143,7 @@ class StackedLoop(Loop):
         finally:
             for number, block in enumerate(plain):
                 blocks[number] = block
-            for _, path, linear in self.linears:
+            for path, linear in self.linears.items():
                 base.set_submodule(path, linear.base)
 
     def losses(self, samples: Sequence[Encoded]) -> Tensor:

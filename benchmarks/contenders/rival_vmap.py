@@ -1,8 +1,9 @@
 """Rival: torch.func.vmap of one user's gradient over stacked user LoRAs.
 
 The textbook way to train many small models at once: write the loss of one user, let `grad` and
-`vmap` batch it. Rows are taken from the engine's own shared passes and the optimizer is the
-engine's, so what differs is how the passes are computed. Logits are taken at answers only.
+`vmap` batch it. Experts, routers and their arithmetic are the stacked loop's. Rows are taken from the
+engine's own shared passes and the optimizer is the engine's, so what differs is how the passes are
+computed. Logits are taken at answers only.
 """
 
 from __future__ import annotations
@@ -10,60 +11,34 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from benchmarks.contenders.measure import Stopwatch
+from benchmarks.contenders.rival_stacked import routed, stacked_linears
 from benchmarks.contenders.world import (
     LEARNING_RATE,
     Factors,
-    NotPossibleError,
     World,
     padded_nll,
     shared_steps,
     start_of,
     step_count,
 )
-from proper_model.base.sites import find_sites
 from proper_model.engine.optimizer import StackedAdamW, linear_schedule
 from proper_model.text.encoding import PaddedBatch
-
-
-class LoraLinear(torch.nn.Module):
-    """One user's view of an adapted linear: h = W x + s * B A x."""
-
-    def __init__(self, base: torch.nn.Linear, rank: int, scale: float, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.base, self.scale = base, scale
-        zeros = base.weight.new_zeros
-        self.a = torch.nn.Parameter(zeros(rank, base.in_features, dtype=dtype))
-        self.b = torch.nn.Parameter(zeros(base.out_features, rank, dtype=dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, T, i] -> [B, T, o]."""
-        h: Tensor = self.base(x)
-        return h + self.scale * F.linear(F.linear(x, self.a.to(x.dtype)), self.b.to(x.dtype))
 
 
 class Vmap:
     """Stacked LoRAs, one user's gradient mapped over the rows of a shared pass."""
 
     def __init__(self, world: World) -> None:
-        if world.settings.dropout:
-            raise NotPossibleError("NoDropout: one mask a row is not for vmap's randomness")
         if world.spec.attention is None:
             # Fused attention has no batching rule: vmap would run it row by row.
             world.base.set_attn_implementation("eager")
         self.world, self.widths = world, world.widths()
-        self.paths = [site.path for site in find_sites(world.base)]
-        for path in self.paths:
-            linear = LoraLinear(
-                world.base.get_submodule(path),
-                world.structure.rank,
-                world.structure.scale,
-                world.adapter_dtype,
-            )
+        self.linears = stacked_linears(world)
+        for path, linear in self.linears.items():
             world.base.set_submodule(path, linear)
         self.trained: dict[int, Factors] = {}
 
@@ -71,7 +46,7 @@ class Vmap:
         """Train all users together, once from the start."""
         world, settings = self.world, self.world.settings
         with clock.setup():
-            stacked = self._stacked()
+            stacked, fixed = self._stacked(), self._routed()
             optimizer = StackedAdamW(
                 list(stacked.values()),
                 weight_decay=settings.weight_decay,
@@ -85,7 +60,7 @@ class Vmap:
                     weight.grad = torch.zeros_like(weight)
                 for rows in step:
                     shares = [row.share for row in rows]
-                    self._add_gradients(stacked, world.padded(rows), shares)
+                    self._add_gradients(stacked, fixed, world.padded(rows), shares)
                     for slot in {row.slot for row in rows}:
                         rates[slot] = LEARNING_RATE * linear_schedule(number, totals[slot], 0)
                 rates = rates.to(world.device)
@@ -100,20 +75,36 @@ class Vmap:
     def _stacked(self) -> dict[str, Tensor]:
         """Parameter name -> all users' tensors [U, ...], A and B of each site in turn."""
         starts = [start_of(self.widths, self.world, user) for user in self.world.users]
-        stacked = {}
-        for site, path in enumerate(self.paths):
-            for which, name in enumerate(("a", "b")):
-                stacked[f"{path}.{name}"] = torch.stack([start[site][which] for start in starts])
-        return stacked
+        return {
+            f"{path}.{name}": torch.stack([start[site][which] for start in starts])
+            for site, path in enumerate(self.linears)
+            for which, name in enumerate(("a", "b"))
+        }
+
+    def _routed(self) -> dict[str, Tensor]:
+        """Buffer name -> what routers make of all users' embeddings, [U, N]."""
+        users = [
+            routed(self.world, self.linears, number) for number in range(len(self.world.users))
+        ]
+        return {
+            f"{path}.of_user": torch.stack(own)
+            for path, own in zip(self.linears, zip(*users, strict=True), strict=True)
+        }
 
     def _add_gradients(
-        self, stacked: dict[str, Tensor], batch: PaddedBatch, shares: list[float]
+        self,
+        stacked: dict[str, Tensor],
+        fixed: dict[str, Tensor],
+        batch: PaddedBatch,
+        shares: list[float],
     ) -> None:
-        own = {name: weight[batch.slots] for name, weight in stacked.items()}
         keep = batch.answer_width + 1
-        per_row = vmap(grad(self._loss), in_dims=(0, 0, 0, 0, 0, 0, None))
+        per_row = vmap(
+            grad(self._loss), in_dims=(0, 0, 0, 0, 0, 0, 0, None), randomness="different"
+        )
         found = per_row(
-            own,
+            {name: weight[batch.slots] for name, weight in stacked.items()},
+            {name: value[batch.slots] for name, value in fixed.items()},
             batch.input_ids,
             _causal(batch.attention_mask, self.world.base.dtype),
             batch.position_ids,
@@ -128,6 +119,7 @@ class Vmap:
     def _loss(
         self,
         own: dict[str, Tensor],
+        fixed: dict[str, Tensor],
         ids: Tensor,
         mask: Tensor,
         positions: Tensor,
@@ -142,7 +134,7 @@ class Vmap:
             "logits_to_keep": keep,
             "use_cache": False,
         }
-        output: Any = functional_call(self.world.base, own, kwargs=inputs)
+        output: Any = functional_call(self.world.base, own | fixed, kwargs=inputs)
         loss = padded_nll(output.logits, labels[None])[0]
         return loss / (labels != -100).sum() * share
 

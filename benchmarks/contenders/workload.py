@@ -72,6 +72,15 @@ class Counts:
     logit_positions: int = 0
     passes: int = 0
 
+    def add(self, samples: Sequence[Encoded], *, padded: int) -> None:
+        """One pass of these rows, whose tokens with all padding are `padded`."""
+        self.samples += len(samples)
+        self.tokens += sum(len(sample.tokens) for sample in samples)
+        self.padded_tokens += padded
+        # An answer of n tokens needs n logits, whatever a contender computes.
+        self.logit_positions += sum(sample.answer_tokens for sample in samples)
+        self.passes += 1
+
 
 class CountingEncoder(Encoder):
     """The engine's encoder; it notes what its batches held, so that no count is a guess."""
@@ -83,22 +92,14 @@ class CountingEncoder(Encoder):
     def batch(self, samples: Sequence[Encoded], *args: object, **kwargs: object) -> Batch:
         """The engine's packed batch, counted."""
         made = super().batch(samples, *args, **kwargs)  # type: ignore[arg-type]
-        self._count(samples, made.input_ids.numel())
+        self.counts.add(samples, padded=made.input_ids.numel())
         return made
 
     def padded(self, samples: Sequence[Encoded], *args: object, **kwargs: object) -> PaddedBatch:
         """A padded batch, counted."""
         made = super().padded(samples, *args, **kwargs)  # type: ignore[arg-type]
-        self._count(samples, made.input_ids.numel())
+        self.counts.add(samples, padded=made.input_ids.numel())
         return made
-
-    def _count(self, samples: Sequence[Encoded], tokens: int) -> None:
-        self.counts.samples += len(samples)
-        self.counts.tokens += sum(len(sample.tokens) for sample in samples)
-        self.counts.padded_tokens += tokens
-        # An answer of n tokens needs n logits, whatever a contender computes.
-        self.counts.logit_positions += sum(sample.answer_tokens for sample in samples)
-        self.counts.passes += 1
 
 
 def make_users(work: Workload, vocabulary: int) -> list[User]:

@@ -42,14 +42,6 @@ class Row:
     share: float
 
 
-class NotPossibleError(Exception):
-    """A contender cannot do this at all; `cause` is what it raised."""
-
-    def __init__(self, cause: str) -> None:
-        super().__init__(cause)
-        self.cause = cause
-
-
 class Contender(Protocol):
     """One way of training users; `trained` holds the last round's adapters if the world keeps."""
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from benchmarks.kinds import STRICT
 from benchmarks.seconds import Seconds
 
-# How pydantic checks these classes where it reads them.
-STRICT: Any = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 TOKENS_A_USER = 48_000  # a history, by which people an hour are counted
 Status = Literal["measured", "failed", "skipped"]
 
@@ -54,24 +53,6 @@ class Peaks:
     @property
     def bytes(self) -> float:
         return statistics.median(self.bytes_a_second)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far a variant's training is from the reference's in float32, on a tiny workload.
-
-    Attributes:
-        error: |trained - reference| / |reference - start| over all numbers of all users, or None
-            where the variant did not run, for `cause`. That of the reference itself in a narrower
-            dtype says what rounding alone does.
-    """
-
-    __pydantic_config__ = STRICT
-
-    variant: str
-    dtype: str
-    error: float | None
-    cause: str | None
 
 
 @dataclass

@@ -16,13 +16,13 @@ from benchmarks.contenders.specs import Spec
 from benchmarks.contenders.workload import LONGEST
 from benchmarks.gpu.agreement import agreements
 from benchmarks.gpu.budget import Budget
-from benchmarks.gpu.document import Agreement, Peaks, RaceSetting, Skipped
+from benchmarks.gpu.document import Peaks, RaceSetting, Skipped
 from benchmarks.gpu.machine import accelerator, code_version, versions
 from benchmarks.gpu.peaks import measured_peaks
 from benchmarks.gpu.plan import Planned
 from benchmarks.gpu.race import DTYPE, Race, Say
 from benchmarks.gpu.variants import REFERENCE, VARIANTS, Variant
-from benchmarks.kinds import SCHEMA
+from benchmarks.kinds import SCHEMA, Agreement
 from benchmarks.measuring.processes import cause_of
 from proper_model.base.loading import DTYPES
 from proper_model.engine.memory import release_memory

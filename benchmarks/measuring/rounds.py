@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from benchmarks.contenders import Spec, Workload
 from benchmarks.contenders.specs import SEQUENTIAL
 from benchmarks.kinds import KINDS
+from benchmarks.measuring.peer import PEER, PeerWorker
 from benchmarks.measuring.worker import Job, Ready, Refused, Round, Worker
 from benchmarks.results.schema import ContenderResult, Measured, RoundSeconds, Setting
 
@@ -23,8 +25,6 @@ class Plan:
     Attributes:
         rival_users: how many users the per-user loops train when all are alike: their rate does
             not depend on it, and waiting for hundreds teaches nothing. Unequal users all train.
-        interleaved: rounds go round-robin over contenders; otherwise each contender runs all its
-            rounds and leaves, where several bases do not fit into memory together.
     """
 
     device: str
@@ -32,17 +32,12 @@ class Plan:
     warmup: int
     rival_users: int
     dropout: float
-    interleaved: bool
 
 
 def measure_setting(work: Workload, specs: Sequence[Spec], plan: Plan, say: Say) -> Setting:
     """Measure every contender on a workload."""
     jobs = [_job(work, spec, plan) for spec in specs]
-    together = [jobs] if plan.interleaved else [[job] for job in jobs]
-    return Setting(
-        **dataclasses.asdict(work),
-        contenders=[result for group in together for result in _race(group, plan, say)],
-    )
+    return Setting(**dataclasses.asdict(work), contenders=_race(jobs, plan, say))
 
 
 def _job(work: Workload, spec: Spec, plan: Plan) -> Job:
@@ -54,13 +49,22 @@ def _job(work: Workload, spec: Spec, plan: Plan) -> Job:
 def _race(jobs: Sequence[Job], plan: Plan, say: Say) -> list[ContenderResult]:
     """Results of contenders that take turns, round by round."""
     with ExitStack() as stack:
-        workers = []
+        workers: list[Worker | PeerWorker] = []
         for job in jobs:
             say(f"{job.spec.label}: building")
-            workers.append(stack.enter_context(Worker(job)))
+            worker: Worker | PeerWorker
+            worker = PeerWorker(job) if job.spec.kind == PEER else Worker(job)
+            workers.append(worker)
+            stack.enter_context(worker)
         kept: list[list[Round]] = [[] for _ in jobs]
-        for number in range(plan.warmup + plan.rounds):
-            say(f"round {number + 1} of {plan.warmup + plan.rounds}")
+        total, began = plan.warmup + plan.rounds, time.monotonic()
+        for number in range(total):
+            if number > plan.warmup:  # a round of before may have compiled
+                left = (time.monotonic() - began) / (number - plan.warmup) * (total - number)
+                say(f"round {number + 1} of {total}, about {left:.0f} s to go")
+            else:
+                began = time.monotonic()
+                say(f"round {number + 1} of {total}")
             for worker, rounds in zip(workers, kept, strict=True):
                 answer = worker.round()
                 if number >= plan.warmup and isinstance(answer, Round):
@@ -77,7 +81,7 @@ def contender_result(
     """One contender's entry; one that was refused at any time was not measured."""
     status, measured = "measured", None
     if refused is not None:
-        status = "not possible in training" if refused.impossible else "failed"
+        status = "failed"
     else:
         assert ready is not None
         counts = rounds[0].counts

@@ -20,7 +20,6 @@ from benchmarks.contenders.measure import (
     reset_peak_memory,
 )
 from benchmarks.contenders.workload import Counts
-from benchmarks.contenders.world import NotPossibleError
 from benchmarks.measuring.processes import Child, cause_of
 from benchmarks.seconds import Seconds
 
@@ -56,9 +55,8 @@ class Round:
 
 @dataclass(frozen=True)
 class Refused:
-    """No more rounds: `impossible` by the contender's own word, else an error; see `cause_of`."""
+    """No more rounds, for this cause; see `cause_of`."""
 
-    impossible: bool
     cause: str
 
 
@@ -86,7 +84,7 @@ class Worker(Child):
                 self.send(word)
             answer = self.receive()
         except (EOFError, OSError):  # the system ended it, most likely for its memory
-            answer = Refused(impossible=False, cause="Killed")
+            answer = Refused("Killed")
         if isinstance(answer, Refused):
             self.refused = answer
         assert isinstance(answer, Ready | Round | Refused)
@@ -109,9 +107,7 @@ def _serve(there: Connection, job: Job) -> None:
             contender.round(clock)
             counts = dataclasses.replace(world.encoder.counts)
             there.send(Round(clock.seconds(), counts, peak_memory_bytes(device)))
-    except NotPossibleError as error:
-        there.send(Refused(impossible=True, cause=error.cause))
     except EOFError:
         pass  # the parent is gone
     except Exception as error:  # noqa: BLE001 - a rival's failure is a result
-        there.send(Refused(impossible=False, cause=cause_of(error)))
+        there.send(Refused(cause_of(error)))

@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchmarks.gpu.document import Accelerator, Agreement, Peaks, RaceSetting, Skipped
-from benchmarks.kinds import SCHEMA
+from benchmarks.gpu.document import Accelerator, Peaks, RaceSetting, Skipped
+from benchmarks.kinds import SCHEMA, Agreement
 from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
 from simulations.outcome.results import Hardware, first_fault
@@ -163,8 +163,10 @@ class EngineReport(Report, _Engine):
     """One run of `python -m benchmarks.engine`.
 
     Attributes:
-        interleaved: whether contenders took turns round by round.
+        interleaved: whether contenders took turns round by round, as all do now.
         load_before: the machine's load average before the run: what else was going on.
+        agreement: how far from the reference's in float64 each contender's training is; early files
+            lack it.
     """
 
     benchmark: Literal["engine"] = "engine"
@@ -175,6 +177,7 @@ class EngineReport(Report, _Engine):
     dropout: float = Field(ge=0, lt=1)
     interleaved: bool
     load_before: float = Field(ge=0)
+    agreement: list[Agreement] = []
     settings: list[Setting] = Field(min_length=1)
 
 
@@ -239,6 +242,33 @@ class Predicted(_Strict):
     training_bytes: int
 
 
+class Part(_Strict):
+    """What a part of a process took."""
+
+    cpu_s: float = Field(ge=0)
+    wall_s: float = Field(ge=0)
+
+
+class PersonRun(_Strict):
+    """One person from start to end.
+
+    Attributes:
+        tokens: of all items together.
+        parts: of `proper adapt`, which add up to the whole (`benchmarks.measuring.adapt_split`).
+        generate_s: wall-clock seconds from the start of `proper generate` to its first token.
+        serve_s: the same of a request to `proper serve`, once it has answered.
+    """
+
+    base: str
+    data: str
+    items: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    parts: dict[str, Part]
+    peak_bytes: int = Field(ge=1)
+    generate_s: float = Field(ge=0)
+    serve_s: float = Field(ge=0)
+
+
 class DeviceReport(Report):
     """Everything one run of `python -m benchmarks.device` found."""
 
@@ -252,6 +282,7 @@ class DeviceReport(Report):
     adaptations: list[Adaptation] = Field(min_length=1)
     sample_tokens: int = Field(ge=1)
     predicted: list[Predicted] = Field(alias="foretold")
+    persons: list[PersonRun] = []  # early files have none
 
 
 class WholeRun(_Strict):
