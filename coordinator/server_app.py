@@ -123,16 +123,13 @@ def make_release(plan: RunPlan, report: Progress) -> PublishedBundle:
     from coordinator.agreed_release import AgreedRelease
     from coordinator.pooled_stages import run_pooled_stages
     from proper_model.data import read_users
-    from proper_model.engine import keep_freed_memory, return_freed_memory
+    from proper_model.engine import manage_freed_memory
     from proper_model.settings import Stage2People
     from proper_model.tasks import task_from_toml
 
     signing_keys(plan)  # a missing key is found now, not after hours of training
     torch.set_num_threads(plan.server_threads)
-    if plan.node_memory_bytes is not None:
-        return_freed_memory()
-    else:
-        keep_freed_memory()
+    manage_freed_memory(plan.node_memory_bytes)
     task = task_from_toml(plan.task_toml, template=plan.template, where="plan: task_toml")
     pooled = read_users(plan.pooled_file, task)
     personalized = (

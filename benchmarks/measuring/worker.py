@@ -22,6 +22,7 @@ from benchmarks.contenders.measure import (
 from benchmarks.contenders.workload import Counts
 from benchmarks.measuring.processes import Child, cause_of
 from benchmarks.seconds import Seconds
+from proper_model.engine.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def _serve(there: Connection, job: Job) -> None:
     """In the child: build, then a round for every word but `stop`."""
     try:
         torch.set_num_threads(job.spec.threads)
+        keep_freed_memory()  # as every process that trains many people, and rivals alike
         torch.manual_seed(job.work.seed)
         device = torch.device(job.device)
         world = build_world(job.work, job.spec, device=device, users=job.users, dropout=job.dropout)

@@ -75,14 +75,11 @@ def _prepare(threads: int, memory_bytes: int | None) -> None:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from proper_model.engine import keep_freed_memory, return_freed_memory
+    from proper_model.engine import manage_freed_memory
 
     torch.set_num_threads(threads)
     disable_progress_bar()  # the program has its own
-    if memory_bytes is not None:
-        return_freed_memory()
-    else:
-        keep_freed_memory()
+    manage_freed_memory(memory_bytes)
 
 
 def _load(

@@ -7,13 +7,13 @@ from proper_model.engine.checkpoint import (
 from proper_model.engine.cohort import Cohort
 from proper_model.engine.folds import Fold, Samples, embedding_split, own_split, split_items
 from proper_model.engine.judging import held_back_losses
-from proper_model.engine.memory import STATES, free_bytes, keep_freed_memory, return_freed_memory
+from proper_model.engine.memory import STATES, free_bytes, manage_freed_memory, return_freed_memory
 from proper_model.engine.memory_budget import memory_model, within
 from proper_model.engine.trials import Trial, TrialSettings, fit_settings, lora_settings
 
 __all__ = [
     "Checkpoint", "Cohort", "Fold", "STATES", "Samples", "Sealed", "Trial", "TrialSettings", "beside",
-    "embedding_split", "fit_settings", "free_bytes", "held_back_losses", "item_training", "keep_freed_memory",
-    "load_checkpoint", "lora_settings", "memory_model", "own_split", "pooled_settings", "pooled_training",
-    "return_freed_memory", "save_checkpoint", "split_items", "user_privacy", "within",
+    "embedding_split", "fit_settings", "free_bytes", "held_back_losses", "item_training",
+    "load_checkpoint", "lora_settings", "manage_freed_memory", "memory_model", "own_split",
+    "pooled_settings", "pooled_training", "return_freed_memory", "save_checkpoint", "split_items", "user_privacy", "within",
 ]

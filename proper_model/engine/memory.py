@@ -195,6 +195,14 @@ def keep_freed_memory() -> None:
     _give_back(NO_BLOCK)
 
 
+def manage_freed_memory(budget: int | None) -> None:
+    """`return_freed_memory` in a process that has a budget, `keep_freed_memory` in one that has none."""
+    if budget is None:
+        keep_freed_memory()
+    else:
+        return_freed_memory()
+
+
 def _give_back(size: int) -> None:
     """From which size on freed blocks are given back."""
     try:

@@ -33,14 +33,15 @@ class Group:
         """Its tokens among all M."""
         return slice(self.start, self.start + self.rows * self.length)
 
-    @property
-    def owners(self) -> slice:
-        """Its rows among all R."""
-        return slice(self.first, self.first + self.rows)
+    def of_rows(self, values: Tensor) -> Tensor:
+        """This group's part of [R, ...] as a view."""
+        alone = values.shape[0] == self.rows  # the pass has this group only
+        return values if alone else values[self.first : self.first + self.rows]
 
     def rectangle(self, tokens: Tensor) -> Tensor:
         """This group's part of [M, d] as a view [rows, length, d]."""
-        return tokens[self.tokens].view(self.rows, self.length, -1)
+        alone = tokens.shape[0] == self.rows * self.length
+        return (tokens if alone else tokens[self.tokens]).view(self.rows, self.length, -1)
 
 
 @dataclass(frozen=True)

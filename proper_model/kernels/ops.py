@@ -218,7 +218,7 @@ def _project_reference(
 def _by_row_reference(equation: str, tokens: Tensor, factor: Tensor, layout: Layout) -> Tensor:
     """An einsum of every row's tokens [g, t, :] with its own factor [g, :, :]."""
     parts = [
-        torch.einsum(equation, group.rectangle(tokens), factor[group.owners].to(tokens.dtype))
+        torch.einsum(equation, group.rectangle(tokens), group.of_rows(factor).to(tokens.dtype))
         for group in layout.groups
     ]
     return torch.cat([part.flatten(0, 1) for part in parts])

@@ -32,7 +32,7 @@ def times(x: Tensor, factor: Tensor, layout: Layout, *, grouped: bool = False) -
         return F.grouped_mm(x, factor, offs=layout.ends)[:, :width].contiguous()
     out = x.new_empty(len(x), factor.shape[2])
     for group in layout.groups:
-        torch.bmm(group.rectangle(x), factor[group.owners], out=group.rectangle(out))
+        torch.bmm(group.rectangle(x), group.of_rows(factor), out=group.rectangle(out))
     return out
 
 
@@ -43,7 +43,7 @@ def add_times(
     if grouped and _can_group(x):
         return into.add_(times(x, factor, layout, grouped=True))
     for group in layout.groups:
-        group.rectangle(into).baddbmm_(group.rectangle(x), factor[group.owners])
+        group.rectangle(into).baddbmm_(group.rectangle(x), group.of_rows(factor))
     return into
 
 
@@ -58,7 +58,7 @@ def outer(a: Tensor, b: Tensor, layout: Layout, *, grouped: bool = False) -> Ten
         return made[:, :n, :o].contiguous()
     out = a.new_empty(len(layout.lengths), a.shape[1], b.shape[1])
     for group in layout.groups:
-        torch.bmm(group.rectangle(a).transpose(1, 2), group.rectangle(b), out=out[group.owners])
+        torch.bmm(group.rectangle(a).transpose(1, 2), group.rectangle(b), out=group.of_rows(out))
     return out
 
 

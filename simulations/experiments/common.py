@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from proper_model.engine import manage_freed_memory
 from proper_model.evaluation import CORPUS_METRICS, Level, Scored
 from proper_model.progress import Progress
 from proper_model.release.contents import Release
@@ -57,6 +58,7 @@ def train_release(
     from coordinator.pooled_stages import run_pooled_stages
 
     torch.set_num_threads(server_threads(run.machinery, source))
+    manage_freed_memory(run.machinery.memory_bytes)
     who = run.reading.people.stage2_users
     return run_pooled_stages(
         source.population.pooled,
