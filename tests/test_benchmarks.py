@@ -39,17 +39,18 @@ from proper_model.errors import ConfigError
 from proper_model.kernels.packing import Encoded
 from proper_model.settings.presets import preset
 from proper_model.settings.shipped_profiles import load_profile
+from tests.tiny import exact_norms
 
 CPU = torch.device("cpu")
 WORK = Workload("overhead", users=3, samples=4, tokens=14, lengths="lognormal", seed=5)
-# As in test_cohort: Hugging Face's RMSNorm computes in float32 inside.
-TOLERANCE = 2e-6
+TOLERANCE = 1e-9
 
 
 def world_of(kind: str, *, batch: int = 1, work: Workload = WORK) -> World:
     # Hugging Face's eager attention takes its softmax in float32, whatever the model's dtype.
     spec = Spec(kind, batch=batch, dtype="float64", attention="sdpa")
     world = build_world(work, spec, device=CPU, keep=True)
+    exact_norms(world.base)
     # A norm this low clips every step, so that clipping is compared as well.
     world.settings = dataclasses.replace(world.settings, epochs=2, max_grad_norm=0.05)
     return world

@@ -100,6 +100,16 @@ def test_a_model_is_the_same_with_them_and_without(architecture: str) -> None:
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_a_norm_in_training_stays_as_it_is() -> None:
+    model = adapted("default")
+    model.base.model.norm.weight.requires_grad_(True)
+    batch = batch_of(samples(4, seed=5), [0, 2, 1, 2])
+    model.answer_loss(batch, stage3_pass(model, batch.slots)).sum().backward()
+    gradient = model.base.model.norm.weight.grad
+    assert gradient is not None
+    assert bool(gradient.any())
+
+
 def test_the_reference_leaves_a_base_as_it_is() -> None:
     model = adapted("default")
     model.backend = Backend.REFERENCE

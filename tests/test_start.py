@@ -305,6 +305,24 @@ def test_names_and_profiles_of_bases(tmp_path: Path) -> None:
     assert usual_settings(small_base()).name == "own-tiny"
 
 
+@pytest.mark.parametrize(
+    ("stored", "native", "computed"),
+    [("bfloat16", True, "bfloat16"), ("bfloat16", False, "auto"), ("float32", True, "auto")],
+)
+def test_a_base_in_bfloat16_is_computed_in_it_where_the_processor_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str, native: bool, computed: str
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(small_base(), base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"dtype": stored}))
+    monkeypatch.setattr("client.releases.own.SMALL_BASE_NUMBERS", 0)
+    monkeypatch.setattr("proper_model.base.loading.multiplies_bfloat16", lambda: native)
+    settings = usual_settings(base)
+    assert settings.dtype == computed
+    assert settings == dataclasses.replace(load_profile("own"), dtype=computed)
+
+
 def test_only_a_folder_of_the_hubs_cache_says_its_revision(tmp_path: Path) -> None:
     cached = tmp_path / "models--org--small" / "snapshots" / ("ab" * 20)
     ours = tmp_path / "snapshots" / "two words"

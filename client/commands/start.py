@@ -98,7 +98,8 @@ def start(
         started = start_release(home, folder, chosen, settings, out=out, progress=show)
     bundle, installed = started.bundle, "installed" if started.changed else "installed already"
     say(f"base: {folder}, which stays where it is; move it, and `proper start` has to be told")
-    say(f"task {chosen.name}, template set {chosen.template}, profile {settings.name}")
+    narrow = ", computed in bfloat16" if settings.dtype == "bfloat16" else ""
+    say(f"task {chosen.name}, template set {chosen.template}, profile {settings.name}{narrow}")
     say(
         "nobody was pooled: it is the base as it is, and all that personalizes it will be your adapter"
     )

@@ -31,6 +31,13 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def multiplies_bfloat16() -> bool:
+    """True for a CPU with instructions for bfloat16 products; others imitate them, slower than float32."""
+    asked = getattr(torch.cpu, "get_capabilities", None)  # of newer versions of PyTorch
+    found = {} if asked is None else asked()
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

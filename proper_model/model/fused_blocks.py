@@ -30,7 +30,10 @@ ATTENTIONS = frozenset(f"{family}Attention" for family in FAMILIES)
 
 @contextmanager
 def fused_blocks(base: Any) -> Iterator[None]:
-    """Compute the base's norms, rotations and gated units in one function each while open."""
+    """Compute the base's norms, rotations and gated units in one function each while open.
+
+    A norm whose weight is in training stays as it is: these functions are for frozen bases.
+    """
     if _routines(base.device, base.dtype) is None:
         yield
         return
@@ -38,7 +41,7 @@ def fused_blocks(base: Any) -> Iterator[None]:
         modules = set()
         for module in base.modules():
             kind = type(module).__name__
-            if kind in NORMS:
+            if kind in NORMS and not module.weight.requires_grad:
                 stack.enter_context(_forward(module, _norm(module)))
             elif kind in GATED and isinstance(module.act_fn, SiLUActivation):
                 stack.enter_context(_forward(module, _gated(module)))
