@@ -89,3 +89,13 @@ def test_an_embedding_alone_keeps_no_input() -> None:
         out.square().sum().backward()
         assert trained.grad is not None, name
         assert bool(before.grad.any()), name
+
+
+def test_a_second_derivative_is_an_error() -> None:
+    """Not a wrong number: what is saved carries no graph."""
+    case = make(NAMES)
+    (first,) = torch.autograd.grad(
+        run(case, None, SCALES).square().sum(), case.x, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

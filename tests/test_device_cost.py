@@ -111,12 +111,13 @@ def test_measuring_speed_takes_no_larger_passes_than_training(
 def test_one_slow_pass_tells_the_speed_and_quick_ones_a_median(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for took, calls in ((0.6, 1), (0.2, 4)):  # a warm-up, and three that make half a second
+    # One slow call; a warm-up and one, where the first compiles; a warm-up and three that make half a second.
+    for took, compiles, calls in ((0.6, False, 1), (0.6, True, 2), (0.2, False, 4)):
         times: list[float] = []
         monkeypatch.setattr(
             cost, "_seconds", lambda _, took=took, times=times: times.append(took) or took
         )
-        assert cost._median_seconds(lambda: None) == took
+        assert cost._median_seconds(lambda: None, compiles=compiles) == took
         assert len(times) == calls
 
 

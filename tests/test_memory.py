@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from proper_model.engine import memory
 from proper_model.engine.memory import (
     WORKSPACE,
     LiveMemory,
@@ -160,3 +161,35 @@ def test_out_of_memory_is_told_from_other_errors() -> None:
     assert is_out_of_memory(raised.value)
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(MemoryError())
+
+
+@pytest.mark.parametrize(
+    ("budget", "largest", "expected"),
+    [
+        (None, 1 << 40, [(-3, 1 << 30), (-1, 1 << 30)]),
+        (None, 1 << 25, [(-3, 1 << 30), (-3, 1 << 25), (-1, 1 << 25)]),
+        (None, 0, [(-3, 1 << 30), (-3, 1 << 25)]),
+        (1 << 30, 1 << 25, [(-3, 1 << 17), (-1, 1 << 17)]),
+    ],
+    ids=["kept", "of an older C library", "refused", "given back within a budget"],
+)
+def test_what_the_c_library_is_told_of_freed_memory(
+    monkeypatch: pytest.MonkeyPatch, budget: int | None, largest: int, expected: list[object]
+) -> None:
+    """Settings -3 and -1 are M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; 0 is a refusal (mallopt(3))."""
+    told = []
+
+    class Library:
+        def mallopt(self, setting: int, value: int) -> int:
+            told.append((setting, value))
+            return int(value <= largest)
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: Library())
+    memory.manage_freed_memory(budget)
+    assert told == expected
+
+
+def test_a_system_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
+    memory.manage_freed_memory(None)
+    memory.manage_freed_memory(1)

@@ -29,6 +29,7 @@ def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
     if request.param and not products.ONEDNN:
         pytest.skip("this build of PyTorch has no oneDNN")
     monkeypatch.setattr(products, "ONEDNN", request.param)
+    monkeypatch.setattr(products, "LEAST", 1)  # the products here are small
     return bool(request.param)
 
 
@@ -82,6 +83,17 @@ def test_linear_is_the_product_whatever_the_strides(
             found = linear(left, right, bias)
             assert found.dtype is dtype
             assert close(found, expected), (how, other)
+
+
+def test_small_products_are_not_worth_a_call_of_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(products, "serves", lambda x: asked.append("large") is None and False)
+    weight = torch.zeros(OUT, WIDE)
+    for tokens, called in ((TOKENS - 1, []), (TOKENS, ["large"])):
+        asked.clear()
+        monkeypatch.setattr(products, "LEAST", TOKENS * WIDE * OUT)
+        linear(torch.zeros(tokens, WIDE), weight)
+        assert asked == called
 
 
 def test_a_product_has_memory_of_its_own(onednn: bool) -> None:

@@ -98,8 +98,7 @@ def start(
         started = start_release(home, folder, chosen, settings, out=out, progress=show)
     bundle, installed = started.bundle, "installed" if started.changed else "installed already"
     say(f"base: {folder}, which stays where it is; move it, and `proper start` has to be told")
-    narrow = ", computed in bfloat16" if settings.dtype == "bfloat16" else ""
-    say(f"task {chosen.name}, template set {chosen.template}, profile {settings.name}{narrow}")
+    say(f"task {chosen.name}, template set {chosen.template}, profile {_profile(settings)}")
     say(
         "nobody was pooled: it is the base as it is, and all that personalizes it will be your adapter"
     )
@@ -109,8 +108,8 @@ def start(
     if out is not None:
         copy = shlex.quote(str(place_in(out, bundle)))
         say(f"on another device of yours: proper bundle add {copy} --base FOLDER")
-    fields = ", ".join(sorted(chosen.required_fields))
-    say(f"next: proper adapt HISTORY, a file of items with the fields {fields}")
+    fields = sorted(chosen.required_fields)
+    say(f"next: proper adapt HISTORY, a file of items with the fields {', '.join(fields)}")
     say("for a publisher's release later: proper bundle add PATH_OR_URL, then proper rebase")
     return {
         "release_version": bundle.version,
@@ -121,7 +120,7 @@ def start(
         "template": chosen.template,
         "profile": settings.name,
         "copied_to": None if out is None else str(place_in(out, bundle)),
-        "fields": sorted(chosen.required_fields),
+        "fields": fields,
     }
 
 
@@ -131,3 +130,8 @@ def choose(name: str, template: str | None, settings: StageSettings) -> Task:
         with suppress(TaskError):
             return load_task(name, template=settings.template)
     return load_task(name, template=template)
+
+
+def _profile(settings: StageSettings) -> str:
+    """Its name, and in what it has the base computed where that is not a device's own choice."""
+    return settings.name + ", computed in bfloat16" * (settings.dtype == "bfloat16")

@@ -73,10 +73,12 @@ class Engine:
     def release(self, folder: Path, bundle_id: str | None = None) -> Release:
         """The installed release, loaded. Raises NotInstalledError if it is not `bundle_id`."""
         from client.releases.store import installed
+        from proper_model.engine import manage_freed_memory
 
         bundle = installed(folder)
         if bundle is None or bundle_id not in (None, bundle.bundle_id):
             raise NotInstalledError("the bundle of this round is not installed on this node")
+        manage_freed_memory(self.memory_bytes)
         return RELEASES.load(
             bundle, self.base, threads=self.threads, memory_bytes=self.memory_bytes
         )

@@ -316,19 +316,20 @@ def _tokens_a_second(learner: Learner, samples: Sequence[Encoded], most: int) ->
         for factor in model.lora.parameters():
             factor.requires_grad_(True)
         with model.attached():
-            seconds = _median_seconds(step)
+            seconds = _median_seconds(step, compiles=model.device.type != "cpu")
     finally:
         model.lora = before
     return sum(len(s.tokens) for s in rows) / seconds
 
 
-def _median_seconds(step: Callable[[], None]) -> float:
+def _median_seconds(step: Callable[[], None], *, compiles: bool) -> float:
     """Of one call after a first one to warm up; of the first itself, where that is long enough to tell.
 
-    What a first call takes more is a few hundredths of a second, and the range that is told is wide.
+    What a first call takes more on a CPU is a few hundredths of a second, and the range that is told is wide.
+    A GPU `compiles` kernels at the first, for seconds.
     """
     first = _seconds(step)
-    times = [first] if first >= PROBE_S else [_seconds(step)]
+    times = [first] if first >= PROBE_S and not compiles else [_seconds(step)]
     while sum(times) < PROBE_S and len(times) < 10:
         times.append(_seconds(step))
     return sorted(times)[len(times) // 2]

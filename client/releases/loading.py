@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from typing import TYPE_CHECKING
 
 from client.releases.bases import check_listing, other_file
@@ -61,7 +62,9 @@ class ReleaseMemory:
         _prepare(threads, memory_bytes)
         asked = f"{bundle.bundle_id} {base_weights or ''}"
         if self._loaded is None or self._loaded[0] != asked:
-            self._loaded = None  # freed before the next one takes its place
+            if self._loaded is not None:
+                self._loaded = None  # freed before the next one takes its place:
+                gc.collect()  # a model is a ring of objects
             self._loaded = asked, _load(self.read(bundle), base, base_weights)
         release = self._loaded[1]
         if release.memory_bytes != memory_bytes:  # who holds it keeps what it was given
@@ -75,11 +78,12 @@ def _prepare(threads: int, memory_bytes: int | None) -> None:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from proper_model.engine import manage_freed_memory
+    from proper_model.engine import return_freed_memory
 
     torch.set_num_threads(threads)
     disable_progress_bar()  # the program has its own
-    manage_freed_memory(memory_bytes)
+    if memory_bytes is not None:
+        return_freed_memory()
 
 
 def _load(

@@ -28,10 +28,11 @@ Item = TypeVar("Item")
 
 # Weights, gradient, first and second moment.
 STATES = 4
-# What malloc.h calls the two settings, the size of a block that is given back when freed where memory is short,
-# and one that no block has.
+# What malloc.h calls the two settings, and the size from which freed blocks are given back where memory is short.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-LARGE_BLOCK, NO_BLOCK = 1 << 17, 1 << 30
+LARGE_BLOCK = 1 << 17
+# The same where it is not, the largest first: versions of glibc differ in what they take.
+HUGE_BLOCKS = 1 << 30, 1 << 25
 # Rows of the two probes whose difference is counted.
 PROBE_ROWS = (1, 2)
 # What libraries and the allocator take beside tensors: measured, about the same for all sizes.
@@ -182,17 +183,17 @@ def return_freed_memory() -> None:
     it holding a third more than is in use. Asking costs page faults, so only a process that has
     a budget asks.
     """
-    _give_back(LARGE_BLOCK)
+    _give_back((LARGE_BLOCK,))
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep freed blocks of any size for the next step, where it can be asked (glibc).
+    """Have the C library keep freed blocks for the next step, where it can be asked (glibc).
 
     A step allocates the same large tensors again and again. Left alone the C library returns many of
     them, and the system fills each with zeros anew: up to a fifth of a step's time over a small base.
     For processes that train many people and have no budget.
     """
-    _give_back(NO_BLOCK)
+    _give_back(HUGE_BLOCKS)
 
 
 def manage_freed_memory(budget: int | None) -> None:
@@ -203,14 +204,17 @@ def manage_freed_memory(budget: int | None) -> None:
         return_freed_memory()
 
 
-def _give_back(size: int) -> None:
-    """From which size on freed blocks are given back."""
+def _give_back(sizes: Sequence[int]) -> None:
+    """From which size on freed blocks are given back: the first of these that the C library takes."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, size)
-    mallopt(_M_TRIM_THRESHOLD, size)
+    for size in sizes:
+        # Not the second without the first: either alone stops glibc from adjusting the other.
+        if mallopt(_M_MMAP_THRESHOLD, size):
+            mallopt(_M_TRIM_THRESHOLD, size)
+            return
 
 
 def release_memory(device: torch.device) -> None:

@@ -116,7 +116,7 @@ class StackedAdamW:
         known = [i for i, p in enumerate(self.parameters) if p.grad is not None]
         gradients = [p.grad.contiguous() for p in self.parameters if p.grad is not None]
         slots = active.nonzero().flatten().tolist()
-        if bool((clip[slots] < 1).any()):
+        if not bool((clip[slots] >= 1).all()):  # NaN included
             for g in gradients:
                 g.mul_(clip.to(g.dtype).view(-1, *[1] * (g.dim() - 1)))
         of_gradients = [g.unbind() for g in gradients]
@@ -132,7 +132,9 @@ class StackedAdamW:
             p.grad = None
 
     def _views(self) -> list[list[tuple[Tensor, ...]]]:
-        """Rows of all parameters and of both moments, one a slot; all are written in place, so made once."""
+        """Rows of all parameters and of both moments, one a slot. Made once: all are written in place, and no
+        parameter's `data` may become another tensor.
+        """
         if not self._rows:
             tensors = ([p.data for p in self.parameters], self.first, self.second)
             self._rows = [[tensor.unbind() for tensor in group] for group in tensors]

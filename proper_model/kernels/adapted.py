@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from proper_model.kernels import rows
 from proper_model.kernels.layout import Layout
@@ -111,7 +112,7 @@ class _Adapted(torch.autograd.Function):
             rows.add_times(h, low_u * scales.own, user_b, layout)
         if flat_a is not None and flat_b is not None:
             low_e, logits = _into_low(x, dropped, flat_a, text)
-            weights = _weights(logits, low_u, through, user, layout, len(flat_a))  # [M, N]
+            weights = _weights(logits, low_u, through, user, layout)  # [M, N]
             h.addmm_(_weighted(low_e, weights, scales), flat_b)
         # x is the widest of all: an embedding that trains alone does not need it.
         *_, wants_user_a, _, wants_a, _, wants_text = ctx.needs_input_grad
@@ -123,6 +124,7 @@ class _Adapted(torch.autograd.Function):
         return h
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (
             x, weight, mask, low_u, low_e, weights, through, user_a, user_b, flat_a, flat_b, text
@@ -187,7 +189,6 @@ def _weights(
     through: Tensor | None,
     user: Tensor | None,
     layout: Layout,
-    width: int,
 ) -> Tensor:
     """w [M, N]: a softmax over the sum of what there is of a text's, a user's and a LoRA's logits."""
     if user is not None:
@@ -199,7 +200,7 @@ def _weights(
             logits = rows.times(narrow, through.transpose(1, 2), layout)
         else:
             logits = rows.add_times(logits.contiguous(), narrow, through.transpose(1, 2), layout)
-    assert logits is not None, width
+    assert logits is not None
     # PyTorch's softmax along a last dimension of five takes four times as long on a CPU.
     by_expert: Tensor = logits.T.contiguous().softmax(0)
     return by_expert.T

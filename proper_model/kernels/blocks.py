@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from proper_model.kernels.layout import routing_dtype
 
@@ -50,9 +51,10 @@ class _Norm(torch.autograd.Function):
         inverse = squares.div_(wide.shape[1]).add_(eps).rsqrt_()[:, None]  # 1 / rms, [M, 1]
         ctx.save_for_backward(flat, weight, inverse)
         y: Tensor = (wide * inverse).to(x.dtype)
-        return y.mul_(weight).view(x.shape)
+        return (y.mul_(weight) if y.dtype is weight.dtype else y * weight).view(x.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         flat, weight, inverse = ctx.saved_tensors
         wide = flat.to(inverse.dtype)
@@ -71,6 +73,7 @@ class _Rotate(torch.autograd.Function):
         return _rotated(x, cos, sin, 1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
         return _rotated(grads[0], cos, sin, -1), None, None
@@ -95,6 +98,7 @@ class _Swiglu(torch.autograd.Function):
         return F.silu(gate).mul_(up)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
         d_up = F.silu(gate).mul_(grads[0])

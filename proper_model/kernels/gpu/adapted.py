@@ -54,6 +54,7 @@ def adapted_linear(
         user_a, user_b: every row's own [R, r, i] and [R, o, r], or None.
         expert_a, expert_b: [N, r, i] and [N, o, r], or None.
         text: W_t [N, i], or None.
+        routing: in float32, as everything is computed here.
     """
     h: Tensor = _Adapted.apply(
         x, base.weight, base.bias, layout, mask, scales, routing.detached,
