@@ -73,7 +73,6 @@ def contenders() -> list[dict[str, Any]]:
     return [
         contender("stacked-loop", [8.0, 8.0, 2.0], compile=True, memory_peak_bytes=50 * MIB),
         contender("stacked-loop", [4.0, 4.0, 1.0], batch=4, compile=True),
-        contender("trainer", [40.0, 80.0, 40.0]),
         contender("limit", [0.5, 1.0, 0.25]),
         contender("ours-moe", [1.0, 4.0, 2.0], memory_peak_bytes=100 * MIB),
         contender("ours-moe", [0.125, 0.125, 0.125], batch=4),
