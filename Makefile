@@ -378,8 +378,8 @@ NARROW := ours-moe:dtype=bfloat16 stacked-loop:compile=true,dtype=bfloat16
 GROWTH = $(MEASURE).engine --contender ours-moe --contender stacked-loop:compile=true --rounds 3 --seed 0
 STEPS := --contender ours-moe:batch=4 --contender stacked-loop:batch=4,compile=true
 # The version whose seconds by phase are compared with this one's, and how much both run.
-BEFORE ?= cd9c615a9376ec947a32bccd0e79a6b70b2ffebb
-PIPELINE := --pooled-users 24 --users 8 --max-items 12 --rounds 3 --seed 0
+BEFORE ?= a91c346c03ad72ca9cdd78553688eba52911a4df
+PIPELINE ?= --pooled-users 24 --users 8 --max-items 12 --rounds 1 --seed 0
 BENCH_FILES := overhead small ragged growth/overhead growth/small memory memory-512 device pipeline
 bench-results: $(BENCH_FILES:%=$(MEASURED)/%.json) ## measure results/bench again, then docs; the engine's five files about 25 minutes
 	mkdir -p results/bench/growth
