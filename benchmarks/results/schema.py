@@ -10,7 +10,7 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,14 +20,6 @@ from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
 from simulations.outcome.results import Hardware, first_fault
 
-# What version 1 held beside the rounds: summaries of them, and shares of a measured peak rate.
-SUMMARIES = frozenset(
-    (
-        *("samples_a_second", "samples_a_cpu_second", "tokens_a_second", "tokens_a_cpu_second"),
-        *("setup_s_a_user", "users_an_hour", "fill", "flops", "share_of_peak", "against"),
-        *("peaks", "history_tokens"),
-    )
-)
 Clock = Literal["cpu_s", "wall_s"]
 
 
@@ -35,15 +27,6 @@ class _Strict(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True
     )
-
-
-class _Engine(_Strict):
-    @model_validator(mode="before")
-    @classmethod
-    def _without_summaries(cls, found: Any) -> Any:
-        if not isinstance(found, dict):
-            return found
-        return {name: value for name, value in found.items() if name not in SUMMARIES}
 
 
 class Report(_Strict):
@@ -81,7 +64,7 @@ class RoundSeconds(_Strict):
     setup_cpu_s: float = Field(ge=0)
 
 
-class Measured(_Engine):
+class Measured(_Strict):
     """What a contender did in each round, how quickly, and its memory.
 
     `memory_before_bytes` is with base and users loaded, before the first round.
@@ -141,7 +124,7 @@ class ContenderResult(_Strict):
         return self
 
 
-class Setting(_Engine):
+class Setting(_Strict):
     """One workload and everybody who ran it. `samples` and `tokens` as in `Workload`."""
 
     size: str
@@ -159,7 +142,7 @@ class Setting(_Engine):
         return self
 
 
-class EngineReport(Report, _Engine):
+class EngineReport(Report):
     """One run of `python -m benchmarks.engine`.
 
     Attributes:
