@@ -31,7 +31,7 @@ from benchmarks.measuring.peer import PEER, PYTHON, PeerWorker, workload
 from benchmarks.measuring.rounds import contender_result
 from benchmarks.measuring.worker import Job, Ready, Refused, Round
 from benchmarks.results.schema import RoundSeconds
-from benchmarks.results.tables import KINDS
+from benchmarks.kinds import KINDS
 from benchmarks.seconds import Seconds
 from proper_model.base.config import empty_model
 from proper_model.engine.memory import MemoryModel

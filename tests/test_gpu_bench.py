@@ -53,6 +53,12 @@ BARE = (
 QUICK = ["--device", "cpu", "--size", "overhead", "--users", "3", "--tokens", "12", "--no-compile"]
 
 
+@pytest.fixture(autouse=True)
+def began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command's time runs from the import of its module, for tests perhaps minutes ago."""
+    monkeypatch.setattr(command, "BEGAN", time.monotonic())
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> tuple[GpuReport, Path]:
     """One run in a process that finds nothing but what such a machine has."""

@@ -41,7 +41,6 @@ def run(
     seed: Annotated[int, typer.Option(help="Of weights, tokens and lengths.")] = 0,
 ) -> None:
     """Measure and write OUT."""
-    began = BEGAN if time.monotonic() - BEGAN < seconds else time.monotonic()
     ready_device(device)
     ready_file(out)
     # What follows needs torch, whose loading counts.
@@ -50,7 +49,7 @@ def run(
     from benchmarks.gpu.plan import planned
     from benchmarks.gpu.session import Session, chosen_variants
 
-    budget, variants = Budget(seconds, began), chosen_variants(variant or ())
+    budget, variants = Budget(seconds, BEGAN), chosen_variants(variant or ())
     for name in size:
         shape_of(name)
     plans = planned(size, users=users or (), samples=samples, tokens=tokens, seed=seed)
