@@ -23,6 +23,7 @@ from benchmarks.contenders.specs import Spec, parse_spec
 from benchmarks.contenders.workload import CountingEncoder, Counts, Workload, make_users
 from benchmarks.contenders.world import Contender, Factors, World
 from benchmarks.engine import chosen_specs, compare, grid
+from benchmarks.kinds import KINDS
 from benchmarks.measuring import device_shapes
 from benchmarks.measuring.agreement import REFERENCE, compared
 from benchmarks.measuring.agreement import trained_by as compared_training
@@ -31,7 +32,6 @@ from benchmarks.measuring.peer import PEER, PYTHON, PeerWorker, workload
 from benchmarks.measuring.rounds import contender_result
 from benchmarks.measuring.worker import Job, Ready, Refused, Round
 from benchmarks.results.schema import RoundSeconds
-from benchmarks.kinds import KINDS
 from benchmarks.seconds import Seconds
 from proper_model.base.config import empty_model
 from proper_model.engine.memory import MemoryModel
