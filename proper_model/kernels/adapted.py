@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from proper_model.kernels import rows
 from proper_model.kernels.layout import Layout
+from proper_model.kernels.ops import add_masked
 from proper_model.kernels.products import linear, transposed_product
 
 
@@ -201,9 +202,17 @@ def _weights(
         else:
             logits = rows.add_times(logits.contiguous(), narrow, through.transpose(1, 2), layout)
     assert logits is not None
-    # PyTorch's softmax along a last dimension of five takes four times as long on a CPU.
-    by_expert: Tensor = logits.T.contiguous().softmax(0)
-    return by_expert.T
+    return normalize(logits)
+
+
+def normalize(logits: Tensor) -> Tensor:
+    """Softmax over experts, [..., N] -> [..., N].
+
+    Along the first of two dimensions: PyTorch's softmax along a last dimension of five takes four
+    times as long on a CPU.
+    """
+    weights = logits.transpose(-1, -2).contiguous().softmax(-2)
+    return weights.transpose(-1, -2)
 
 
 def _weighted(low_e: Tensor, weights: Tensor, scales: Scales) -> Tensor:
@@ -234,17 +243,13 @@ def _back_from_low(
 ) -> Tensor:
     """d_x [M, i] plus what comes back through A_u [R, r, i], A_n [E, i] and W_t [N, i]; writes into d_x."""
     (d_low_u, user_a), (d_low_e, flat_a), (d_logits, w) = user, experts, text
-    if (
-        w is not None and d_logits is not None
-    ):  # all in the dtype of x, as every part of its gradient
+    if w is not None and d_logits is not None:
+        # In the dtype of x, as every part of its gradient.
         narrow, w = d_logits.to(d_x.dtype), w.to(d_x.dtype)
         if mask is None and flat_a is not None:
             d_low_e, flat_a = torch.cat([d_low_e, narrow], 1), torch.cat([flat_a, w])  # type: ignore[list-item]
         else:
             d_x.addmm_(narrow, w)
-    into = d_x if mask is None else torch.zeros_like(d_x)
-    if d_low_e is not None and flat_a is not None:
-        into.addmm_(d_low_e, flat_a)
-    if d_low_u is not None and user_a is not None:
-        rows.add_times(into, d_low_u, user_a, layout)
-    return d_x if mask is None else d_x.addcmul_(into, mask)
+    back = add_masked(d_x, mask, layout, d_low_u, d_low_e, user_a, flat_a, grouped=False)
+    assert back is not None
+    return back

@@ -270,7 +270,7 @@ class _Project(torch.autograd.Function):
         if wants_x:
             dx = None if weight is None or d_base is None else linear(d_base, weight.T)
             low = (d_user_low, d_expert_low, user_a, flat_a)
-            dx = _add_masked(dx, mask, layout, *low, grouped=grouped)
+            dx = add_masked(dx, mask, layout, *low, grouped=grouped)
             if d_logits is not None and text is not None:
                 # In x's dtype, as every other part of its gradient.
                 narrow, weights = d_logits.to(x.dtype), text.to(x.dtype)
@@ -278,7 +278,7 @@ class _Project(torch.autograd.Function):
         return dx, None, None, None, None, None, d_user_a, d_flat_a, d_text
 
 
-def _add_masked(
+def add_masked(
     into: Tensor | None,
     mask: Tensor | None,
     layout: Layout,

@@ -34,7 +34,8 @@ def fused_blocks(base: Any) -> Iterator[None]:
 
     A norm whose weight is in training stays as it is: these functions are for frozen bases.
     """
-    if _routines(base.device, base.dtype) is None:
+    routines = _routines(base.device, base.dtype)
+    if routines is None:
         yield
         return
     with ExitStack() as stack:
@@ -42,9 +43,9 @@ def fused_blocks(base: Any) -> Iterator[None]:
         for module in base.modules():
             kind = type(module).__name__
             if kind in NORMS and not module.weight.requires_grad:
-                stack.enter_context(_forward(module, _norm(module)))
+                stack.enter_context(_forward(module, _norm(module, routines)))
             elif kind in GATED and isinstance(module.act_fn, SiLUActivation):
-                stack.enter_context(_forward(module, _gated(module)))
+                stack.enter_context(_forward(module, _gated(module, routines)))
             elif kind in ATTENTIONS:
                 modules.add(type(module).__module__)
         for name in modules:
@@ -81,20 +82,17 @@ def _forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
             module.forward = before
 
 
-def _norm(module: Any) -> Any:
+def _norm(module: Any, routines: Any) -> Any:
     def forward(x: Tensor) -> Tensor:
-        norm: Tensor = _routines(x.device, x.dtype).rms_norm(
-            x, module.weight, module.variance_epsilon
-        )
+        norm: Tensor = routines.rms_norm(x, module.weight, module.variance_epsilon)
         return norm
 
     return forward
 
 
-def _gated(module: Any) -> Any:
+def _gated(module: Any, routines: Any) -> Any:
     def forward(x: Tensor) -> Tensor:
-        gate, up = module.gate_proj(x), module.up_proj(x)
-        down: Tensor = module.down_proj(_routines(x.device, x.dtype).swiglu(gate, up))
+        down: Tensor = module.down_proj(routines.swiglu(module.gate_proj(x), module.up_proj(x)))
         return down
 
     return forward

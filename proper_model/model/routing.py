@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from proper_model.kernels import rows
+from proper_model.kernels.adapted import normalize
 from proper_model.kernels.layout import Layout, routing_dtype
 from proper_model.kernels.ops import Backend
 from proper_model.model.adapters import Adapters
@@ -75,16 +76,6 @@ def merge(text: Tensor | None, user: Tensor, how: RouterMerge) -> Tensor:
         return normalize(text + user)
     both = normalize(text) + normalize(user)
     return both / 2 if how is RouterMerge.AVERAGE else normalize(both)
-
-
-def normalize(logits: Tensor) -> Tensor:
-    """Softmax over experts, [..., N] -> [..., N].
-
-    Along the first of two dimensions: PyTorch's softmax along a last dimension of five takes four
-    times as long on a CPU.
-    """
-    weights = logits.transpose(-1, -2).contiguous().softmax(-2)
-    return weights.transpose(-1, -2)
 
 
 def text_weight(adapters: Adapters, number: int, now: Pass, x: Tensor) -> Tensor | None:

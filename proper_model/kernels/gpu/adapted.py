@@ -22,6 +22,7 @@ from proper_model.kernels.gpu.mask import keep_mask
 from proper_model.kernels.gpu.routing import Sizes, route, route_back
 from proper_model.kernels.gpu.tiles import DTYPES
 from proper_model.kernels.layout import Layout
+from proper_model.kernels.rows import sums
 
 MOST_LOW = 128  # N r at most: a program holds them all
 
@@ -130,8 +131,7 @@ class _Adapted(torch.autograd.Function):
         if wants_through and not detached:
             d_through = outer(d_logits, saved[:, e : e + r], layout, _new(through))
         if wants_user:
-            rows = len(layout.lengths)
-            d_user = d_logits.new_zeros(rows, sizes.experts).index_add(0, layout.rows, d_logits)
+            d_user = sums(d_logits, layout)
         shared = _shared_gradients(ctx, x, d_h, c, d, d_logits)
         fixed = (None,) * 6  # from the weight to `detached`
         return d_x, *fixed, d_through, d_user, d_user_a, d_user_b, *shared
