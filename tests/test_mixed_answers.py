@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from proper_model.answering.batched import Answer, Question, answer_queries
 from proper_model.answering.decoding import greedy
@@ -256,3 +257,33 @@ def test_one_pass_decodes_as_transformers_own_loop(
     assert torch.equal(tokens, theirs.sequences[:, batch.input_ids.shape[1] :])
     assert logits is not None
     assert torch.equal(logits.float(), torch.stack(theirs.logits, dim=1))
+
+
+class _Widest(TorchDispatchMode):
+    """The most rows of the head's weights that one operation reads, repetitions counted."""
+
+    def __init__(self, head: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.head, self.times = head.numel(), 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for given in args:
+            if isinstance(given, Tensor) and given.shape[-2:].numel() == self.head:
+                self.times = max(self.times, given.numel() // self.head)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_batch_reads_the_heads_weights_once(architecture: str, dtype: torch.dtype) -> None:
+    """Not once a row: in bfloat16 a CPU copies them as often, gigabytes over a large vocabulary."""
+    model = adapted(architecture=architecture)
+    model.base.to(dtype)
+    model.float()
+    prompts, slots = prompts_of(5), [0, 1, 2, 1, 0]
+    with _Widest(model.base.get_output_embeddings().weight) as seen:
+        greedy(
+            model, encoder(), prompts, slots,
+            lambda s: stage3_pass(model, s, embeddings_of(model, 3).float()), max_new_tokens=LIMIT,
+        )  # fmt: skip
+    assert seen.times == 1

@@ -7,7 +7,8 @@ not change which one that is, or drawn from it (`sampling`).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def decoding_steps(
     caches: list[Any] = [None] * len(rows.passes)
     ids, mask, positions = batch.input_ids, batch.attention_mask, batch.position_ids
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
-    with model.attached():
+    with model.attached(), _flat_head(model):
         for _ in range(max_new_tokens):
             found = []
             for place, now in enumerate(rows.passes):
@@ -68,6 +69,21 @@ def decoding_steps(
             ids = tokens[:, None]
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             positions = positions[:, -1:] + 1
+
+
+@contextmanager
+def _flat_head(model: AdaptedModel) -> Iterator[None]:
+    """Have the head read its input as one matrix while open.
+
+    The last position of every row is a strided part of all positions. PyTorch multiplies such an input row
+    by row, and in bfloat16 on a CPU it copies the head's weights once a row for that.
+    """
+    head = model.base.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def greedy(
