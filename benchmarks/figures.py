@@ -7,6 +7,7 @@ Samples a second by number of users, one line a contender, for settings that dif
 from __future__ import annotations
 
 import io
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +20,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.command import ready_file, start
 from benchmarks.results import read_report
-from benchmarks.results.schema import EngineReport, Setting, Spread
-from benchmarks.results.tables import families
+from benchmarks.results.schema import EngineReport, Report, Setting, Spread
+from benchmarks.results.tables import families, lengths_of
 from client.terminal.console import print_line
 from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
@@ -34,11 +35,17 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-# Okabe and Ito's further colours; contenders beyond repeat them with another marker.
+# Okabe and Ito's further colours; contenders beyond them have another marker.
 COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#e69f00", GREY)
 MARKERS = ("o", "s", "^")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def curves(report: Report) -> list[list[Setting]]:
+    """Families of settings that differ in users alone, each of several."""
+    found = families(report.settings) if isinstance(report, EngineReport) else []
+    return [group for group in found if len(group) > 1]
 
 
 def growth_lines(group: Sequence[Setting]) -> dict[str, list[tuple[int, Spread]]]:
@@ -55,12 +62,11 @@ def growth(group: Sequence[Setting]) -> Figure:
     """Samples a second of each contender against the number of users, both axes logarithmic."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    for number, (label, line) in enumerate(growth_lines(group).items()):
-        users = [count for count, _ in line]
-        colour = COLOURS[number % len(COLOURS)]
-        marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
-        axes.plot(users, [r.median for _, r in line], marker=marker, color=colour, label=label)
-        low, high = [r.low for _, r in line], [r.high for _, r in line]
+    looks = itertools.product(MARKERS, COLOURS)
+    for (label, line), (marker, colour) in zip(growth_lines(group).items(), looks, strict=False):
+        users, spreads = zip(*line, strict=True)
+        middle, low, high = zip(*spreads, strict=True)
+        axes.plot(users, middle, marker=marker, color=colour, label=label)
         axes.fill_between(users, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -74,9 +80,8 @@ def growth(group: Sequence[Setting]) -> Figure:
 
 def growth_title(group: Sequence[Setting]) -> str:
     """What all settings of a family have in common."""
-    first = group[0]
-    lengths = f"{first.tokens} tokens" if first.lengths == "fixed" else f"{first.lengths} lengths"
-    return f"size {first.size}, {lengths}, {first.samples} samples a user"
+    one = group[0]
+    return f"size {one.size}, {lengths_of(one)}, {one.samples} samples a user"
 
 
 def draw_growth(source: Path, path: Path) -> None:
@@ -84,18 +89,16 @@ def draw_growth(source: Path, path: Path) -> None:
 
     Raises ReportError if it is no benchmark's or holds no growth curve or several.
     """
-    report = read_report(source)
-    settings = report.settings if isinstance(report, EngineReport) else []
-    curves = [group for group in families(settings) if len(group) > 1]
-    if len(curves) != 1:
+    found = curves(read_report(source))
+    if len(found) != 1:
         raise ReportError(
             f"{source}: expected one family of settings that differ in users alone, found "
-            f"{len(curves)}",
+            f"{len(found)}",
             hint="measure it with several --users of one size",
         )
     ready_file(path)
     with mpl.rc_context(STYLE):
-        figure, image = growth(curves[0]), io.BytesIO()
+        figure, image = growth(found[0]), io.BytesIO()
         FigureCanvasAgg(figure)
         figure.savefig(image, format="svg", dpi=160, metadata={"Date": None})
     write_atomic(path, image.getvalue())

@@ -38,7 +38,6 @@ from simulations.outcome.environment import commit
 COMMAND = "from simulations.cli import main; main()"
 POLL_S = 0.1
 STOP_S = 60.0  # Flower takes seconds to end
-VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy")
 
 
 def means_of(results: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -221,7 +220,7 @@ def run(
             for label, folder in sources.items()
         ]
         report = PipelineReport(
-            **where(seed, VERSIONS),
+            **where(seed),
             usable_cores=usable_cores(),
             data=data.resolve().name,
             task=Path(task).stem,

@@ -15,12 +15,11 @@ import matplotlib as mpl
 import typer
 
 from benchmarks.command import ready_file, start
-from benchmarks.figures import growth, growth_lines, growth_title
+from benchmarks.figures import curves, growth, growth_lines, growth_title
 from benchmarks.results import read_sources, shown
 from benchmarks.results.schema import EngineReport, GpuReport, Report, Setting, Source
-from benchmarks.results.tables import commits_of, families, machine
+from benchmarks.results.tables import Part, commits_of, machine
 from client.terminal.console import print_line
-from client.terminal.tables import Table
 from proper_model.storage.files import write_atomic
 from simulations.reporting.figures import STYLE, Figure, inline
 from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
@@ -38,7 +37,7 @@ class Section:
     title: str
     anchor: str
     facts: tuple[tuple[str, str], ...]
-    parts: list[tuple[Table, list[str]]]
+    parts: list[Part]
     figures: tuple[Figure, ...]
 
 
@@ -61,14 +60,11 @@ def render(sources: Sequence[Source]) -> str:
 
 def section(source: Source, anchor: str) -> Section:
     """Tables and figures of one file."""
-    report = source.report
-    groups = families(report.settings) if isinstance(report, EngineReport) else []
-    drawn = (
+    drawn = tuple(
         growth_figure(group, f"{anchor}-growth{number}")
-        for number, group in enumerate(groups)
-        if len(group) > 1
+        for number, group in enumerate(curves(source.report))
     )
-    return Section(source.name, anchor, facts(report), shown([source]), tuple(drawn))
+    return Section(source.name, anchor, facts(source.report), shown([source]), drawn)
 
 
 def facts(report: Report) -> tuple[tuple[str, str], ...]:
@@ -80,12 +76,9 @@ def facts(report: Report) -> tuple[tuple[str, str], ...]:
         "seed": str(report.seed),
     }
     if isinstance(report, EngineReport):
-        turns = "contenders in turn" if report.interleaved else "one contender after another"
-        found |= {
-            "device": report.device,
-            "rounds": f"{report.rounds} after {report.warmup} to warm up, {turns}",
-            "load before": f"{report.load_before:.2f}",
-        }
+        turns = f"{report.rounds} after {report.warmup} to warm up, contenders in turn"
+        found |= {"device": report.device, "rounds": turns}
+        found["load before"] = f"{report.load_before:.2f}"
     if isinstance(report, GpuReport):
         used = report.accelerator
         if used is not None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from benchmarks.command import run_command
-from benchmarks.contenders.build import SIZES, Shape, build_base
+from benchmarks.contenders.build import build_base
 from benchmarks.contenders.ours import Ours
 from benchmarks.contenders.specs import Spec
 from benchmarks.contenders.workload import Workload
@@ -31,10 +31,10 @@ from benchmarks.gpu.plan import Planned, planned
 from benchmarks.gpu.race import Race
 from benchmarks.gpu.session import chosen_variants
 from benchmarks.gpu.variants import VARIANTS, Variant, with_backend
+from benchmarks.kinds import SIZES, Seconds, Shape
 from benchmarks.results import read_report, read_sources, shown
 from benchmarks.results.schema import GpuReport
 from benchmarks.results.tables import race_table
-from benchmarks.seconds import Seconds
 from proper_model.engine.memory import MemoryModel
 from proper_model.errors import ConfigError, ReportError
 from proper_model.kernels.ops import Backend

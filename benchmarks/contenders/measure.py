@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.seconds import Seconds
+from benchmarks.kinds import Seconds
 from proper_model.federation.machine import high_water_bytes, resident_bytes
 
 PROC = Path("/proc")
@@ -41,6 +41,15 @@ class Stopwatch:
         synchronize(self.device)
         seconds[0] += time.perf_counter() - wall
         seconds[1] += time.process_time() - cpu
+
+    def add(self, seconds: Seconds) -> None:
+        """Add what somebody else has timed."""
+        for timed, wall, cpu in (
+            (self._train, seconds.wall_s, seconds.cpu_s),
+            (self._setup, seconds.setup_wall_s, seconds.setup_cpu_s),
+        ):
+            timed[0] += wall
+            timed[1] += cpu
 
     def seconds(self) -> Seconds:
         """All that was timed so far."""

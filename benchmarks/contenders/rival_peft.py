@@ -97,7 +97,14 @@ class Loop:
         """Mean loss an answer token of every sample, [B]."""
         world = self.world
         batch = world.encoder.padded(samples, [0] * len(samples), device=world.device)
-        return row_losses(self.model, batch, all_logits=world.spec.logits == "all")
+        return row_losses(
+            self.model,
+            batch,
+            all_logits=world.spec.logits == "all",
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+        )
 
     def round(self, clock: Stopwatch) -> None:
         """Train all users, one after another."""

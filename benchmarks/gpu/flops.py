@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmarks.contenders.build import Shape
+from benchmarks.kinds import Shape
 from proper_model.kernels.packing import Encoded
 
 

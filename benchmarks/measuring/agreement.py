@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.contenders.build import Shape, build_base, make_contender
+from benchmarks.contenders.build import build_base, make_contender
 from benchmarks.contenders.measure import Stopwatch
 from benchmarks.contenders.specs import Spec
 from benchmarks.contenders.workload import Workload, make_users
 from benchmarks.contenders.world import Factors, World, settings_of, start_of
-from benchmarks.kinds import WITHOUT_EXPERTS, Agreement
+from benchmarks.kinds import WITHOUT_EXPERTS, Agreement, Shape
 from benchmarks.measuring.processes import cause_of
 from proper_model.kernels.ops import Backend
 
@@ -28,6 +28,7 @@ from proper_model.kernels.ops import Backend
 TINY = Shape(hidden=96, layers=2, ffn=208, heads=6, kv_heads=2, vocabulary=384, tied=True)
 WORK = Workload("tiny", users=5, samples=3, tokens=20, lengths="ragged", seed=0)
 REFERENCE = Spec("ours-moe", backend=Backend.REFERENCE.value)  # einsum and autograd
+CPU = torch.device("cpu")
 
 Trained = tuple[Tensor, Tensor]  # all adapters after a round and before it, each in one line
 
@@ -61,20 +62,19 @@ def compared(name: str, dtype: str, train: Callable[[], Trained], with_: Trained
     )
 
 
-def agreements(specs: Iterable[Spec], device: str) -> Iterator[Agreement]:
+def agreements(specs: Iterable[Spec]) -> Iterator[Agreement]:
     """Every contender that trains the reference's function, beside the reference in float64.
 
     That has experts and router or not, and takes as many samples in a step, as the contender does.
     """
     references: dict[Spec, Trained] = {}
-    where = torch.device(device)
     for spec in specs:
         kind = "ours" if spec.kind in WITHOUT_EXPERTS else "ours-moe"
         like = dataclasses.replace(REFERENCE, kind=kind, batch=spec.batch, dtype="float64")
         if like not in references:
-            references[like] = trained_by(like, where)
+            references[like] = trained_by(like, CPU)
         label = dataclasses.replace(spec, dtype=Spec.dtype).label
-        train = functools.partial(trained_by, spec, where)
+        train = functools.partial(trained_by, spec, CPU)
         yield compared(label, spec.dtype, train, references[like])
 
 

@@ -20,96 +20,76 @@ from benchmarks.contenders.measure import (
     reset_peak_memory,
 )
 from benchmarks.contenders.workload import Counts
+from benchmarks.kinds import Seconds
 from benchmarks.measuring.processes import Child, cause_of
-from benchmarks.seconds import Seconds
 from proper_model.engine.memory import keep_freed_memory
 
-
-@dataclass(frozen=True)
-class Job:
-    """A contender and what it trains; `users` are the first of the workload's, None is all."""
-
-    work: Workload
-    spec: Spec
-    device: str
-    users: int | None = None
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The base is built; `attention` is what it uses, memory is before the first round."""
-
-    users: int
-    attention: str
-    memory_bytes: int | None
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round took and what went through the base."""
+    """What one round took, and what went through the base, whose attention is named.
+
+    Memory is that before the first round, and the peak.
+    """
 
     seconds: Seconds
     counts: Counts
+    users: int
+    attention: str
+    before_bytes: int | None
     peak_bytes: int | None
 
 
-@dataclass(frozen=True)
-class Refused:
-    """No more rounds, for this cause; see `cause_of`."""
-
-    cause: str
-
-
 class Worker(Child):
-    """The parent's end. A refusal is an answer like another; asking again repeats it."""
+    """The parent's end. `cause` says why there are no more rounds.
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(_serve, job)
-        self.job = job
-        self.refused: Refused | None = None
-        first = self._answer()
-        self.ready = first if isinstance(first, Ready) else None
+    Args:
+        users: only the first of the workload's; None: all.
+    """
 
-    def round(self) -> Round | Refused:
-        """Run one round and wait for it."""
-        if self.refused is None:
-            answer = self._answer("round")
-            assert isinstance(answer, Round | Refused)
-            return answer
-        return self.refused
+    def __init__(self, work: Workload, spec: Spec, users: int | None, dropout: float) -> None:
+        super().__init__(_serve, work, spec, users, dropout)
+        self.spec = spec
+        self.cause: str | None = None
+        self._answer()
 
-    def _answer(self, word: str | None = None) -> Ready | Round | Refused:
+    def round(self) -> Round | None:
+        """Run one round and wait for it; None if it was refused, now or before."""
+        return None if self.cause else self._answer("round")
+
+    def _answer(self, word: str | None = None) -> Round | None:
         try:
             if word is not None:
                 self.send(word)
             answer = self.receive()
         except (EOFError, OSError):  # the system ended it, most likely for its memory
-            answer = Refused("Killed")
-        if isinstance(answer, Refused):
-            self.refused = answer
-        assert isinstance(answer, Ready | Round | Refused)
-        return answer
+            answer = "Killed"
+        if isinstance(answer, str):
+            self.cause = answer
+        return answer if isinstance(answer, Round) else None
 
 
-def _serve(there: Connection, job: Job) -> None:
-    """In the child: build, then a round for every word but `stop`."""
+def _serve(there: Connection, work: Workload, spec: Spec, users: int, dropout: float) -> None:
+    """In the child: build, then a round for every word but `stop`. A text says what went wrong."""
     try:
-        torch.set_num_threads(job.spec.threads)
+        torch.set_num_threads(spec.threads)
         keep_freed_memory()  # as every process that trains many people, and rivals alike
-        torch.manual_seed(job.work.seed)
-        device = torch.device(job.device)
-        world = build_world(job.work, job.spec, device=device, users=job.users, dropout=job.dropout)
+        torch.manual_seed(work.seed)
+        world = build_world(work, spec, device=CPU, users=users, dropout=dropout)
         contender = make_contender(world)
         attention = str(world.base.config._attn_implementation)  # noqa: SLF001 - no other way
-        there.send(Ready(len(world.users), attention, memory_bytes(device)))
-        reset_peak_memory(device)
+        before = memory_bytes(CPU, world.process)
+        reset_peak_memory(CPU, world.process)
+        there.send(None)
         while there.recv() == "round":
-            clock, world.encoder.counts = Stopwatch(device), Counts()
+            clock, world.encoder.counts = Stopwatch(CPU), Counts()
             contender.round(clock)
             counts = dataclasses.replace(world.encoder.counts)
-            there.send(Round(clock.seconds(), counts, peak_memory_bytes(device)))
+            peak = peak_memory_bytes(CPU, world.process)
+            there.send(Round(clock.seconds(), counts, len(world.users), attention, before, peak))
     except EOFError:
         pass  # the parent is gone
     except Exception as error:  # noqa: BLE001 - a rival's failure is a result
-        there.send(Refused(cause_of(error)))
+        there.send(cause_of(error))
