@@ -31,8 +31,9 @@ from benchmarks.measuring import device_shapes
 from benchmarks.measuring.agreement import REFERENCE, compared
 from benchmarks.measuring.agreement import trained_by as compared_training
 from benchmarks.measuring.device_shapes import SHAPES, _training_bytes
+from benchmarks.measuring.processes import Child
 from benchmarks.measuring.rounds import contender_result
-from benchmarks.measuring.worker import Round, Worker
+from benchmarks.measuring.worker import Round, build, one_round
 from proper_model.base.config import empty_model
 from proper_model.engine.memory import MemoryModel
 from proper_model.errors import ConfigError, TrainingError
@@ -384,9 +385,10 @@ def test_a_peer_times_itself_and_one_that_ends_is_a_cause(monkeypatch, tmp_path:
 @pytest.mark.full
 @pytest.mark.skipif(not PYTHON.is_file(), reason="needs make peer")
 def test_the_peer_trains() -> None:
-    with Worker(dataclasses.replace(WORK, users=2, samples=2), Spec(PEER, batch=2), None, 0) as one:
-        got = one.round()
-    assert got is not None, one.cause
+    work, spec = dataclasses.replace(WORK, users=2, samples=2), Spec(PEER, batch=2)
+    with Child() as child:
+        child.call(build, work, spec, None, 0.0)
+        got = child.call(one_round)
     assert got.seconds.cpu_s > 0
     assert (got.peak_bytes or 0) > (got.before_bytes or 0) > 0
 

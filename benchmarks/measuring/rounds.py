@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from benchmarks.contenders import Spec, Workload
 from benchmarks.contenders.specs import SEQUENTIAL
 from benchmarks.kinds import KINDS
-from benchmarks.measuring.worker import Round, Worker
+from benchmarks.measuring.processes import Child
+from benchmarks.measuring.worker import Round, Worker, build, one_round
 from benchmarks.results.schema import ContenderResult, Measured, Setting
 
 Say = Callable[[str], None]
@@ -28,10 +29,10 @@ def measure_setting(
         workers = []
         for spec in specs:
             say(f"{spec.label}: building")
+            workers.append(Worker(stack.enter_context(Child()), spec))
             few = work.lengths == "fixed" and spec.kind in SEQUENTIAL
             users = min(work.users, RIVAL_USERS) if few else None
-            workers.append(stack.enter_context(Worker(work, spec, users, dropout)))
-        kept: list[list[Round]] = [[] for _ in workers]
+            workers[-1].ask(build, work, spec, users, dropout)
         total, began = WARMUP + rounds, time.monotonic()
         for number in range(total):
             left = ""
@@ -41,14 +42,11 @@ def measure_setting(
             else:
                 began = time.monotonic()
             say(f"round {number + 1} of {total}{left}")
-            for worker, own in zip(workers, kept, strict=True):
-                answer = worker.round()
+            for worker in workers:
+                answer = worker.ask(one_round)
                 if number >= WARMUP and answer:
-                    own.append(answer)
-        found = [
-            contender_result(worker.spec, own, worker.cause)
-            for worker, own in zip(workers, kept, strict=True)
-        ]
+                    worker.rounds.append(answer)
+        found = [contender_result(one.spec, one.rounds, one.cause) for one in workers]
     return Setting(**dataclasses.asdict(work), contenders=found)
 
 

@@ -6,9 +6,8 @@ the parent go round-robin over contenders, so that a disturbance of the machine 
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 import torch
 
@@ -20,9 +19,11 @@ from benchmarks.contenders.measure import (
     reset_peak_memory,
 )
 from benchmarks.contenders.workload import Counts
+from benchmarks.contenders.world import Contender, World
 from benchmarks.kinds import Seconds
-from benchmarks.measuring.processes import Child, cause_of
+from benchmarks.measuring.processes import Child, Result
 from proper_model.engine.memory import keep_freed_memory
+from proper_model.errors import ProperError
 
 CPU = torch.device("cpu")
 
@@ -42,54 +43,48 @@ class Round:
     peak_bytes: int | None
 
 
-class Worker(Child):
-    """The parent's end. `cause` says why there are no more rounds.
+_built: list[tuple[World, Contender, int | None]] = []  # in the child: what it races
 
-    Args:
-        users: only the first of the workload's; None: all.
-    """
 
-    def __init__(self, work: Workload, spec: Spec, users: int | None, dropout: float) -> None:
-        super().__init__(_serve, work, spec, users, dropout)
-        self.spec = spec
+def build(work: Workload, spec: Spec, users: int | None, dropout: float) -> None:
+    """In the child: make everything; `users` trains only the first of the workload's."""
+    torch.set_num_threads(spec.threads)
+    keep_freed_memory()  # as every process that trains many people, and rivals alike
+    torch.manual_seed(work.seed)
+    world = build_world(work, spec, device=CPU, users=users, dropout=dropout)
+    contender = make_contender(world)
+    _built.append((world, contender, memory_bytes(CPU, world.process)))
+    reset_peak_memory(CPU, world.process)
+
+
+def one_round() -> Round:
+    """In the child: train all users once from the start."""
+    world, contender, before = _built[0]
+    clock, world.encoder.counts = Stopwatch(CPU), Counts()
+    contender.round(clock)
+    return Round(
+        clock.seconds(),
+        world.encoder.counts,
+        len(world.users),
+        str(world.base.config._attn_implementation),  # noqa: SLF001 - no other way
+        before,
+        peak_memory_bytes(CPU, world.process),
+    )
+
+
+class Worker:
+    """A contender and the process that trains it. `cause` says why there are no more rounds."""
+
+    def __init__(self, child: Child, spec: Spec) -> None:
+        self.child, self.spec = child, spec
+        self.rounds: list[Round] = []
         self.cause: str | None = None
-        self._answer()
 
-    def round(self) -> Round | None:
-        """Run one round and wait for it; None if it was refused, now or before."""
-        return None if self.cause else self._answer("round")
-
-    def _answer(self, word: str | None = None) -> Round | None:
-        try:
-            if word is not None:
-                self.send(word)
-            answer = self.receive()
-        except (EOFError, OSError):  # the system ended it, most likely for its memory
-            answer = "Killed"
-        if isinstance(answer, str):
-            self.cause = answer
-        return answer if isinstance(answer, Round) else None
-
-
-def _serve(there: Connection, work: Workload, spec: Spec, users: int, dropout: float) -> None:
-    """In the child: build, then a round for every word but `stop`. A text says what went wrong."""
-    try:
-        torch.set_num_threads(spec.threads)
-        keep_freed_memory()  # as every process that trains many people, and rivals alike
-        torch.manual_seed(work.seed)
-        world = build_world(work, spec, device=CPU, users=users, dropout=dropout)
-        contender = make_contender(world)
-        attention = str(world.base.config._attn_implementation)  # noqa: SLF001 - no other way
-        before = memory_bytes(CPU, world.process)
-        reset_peak_memory(CPU, world.process)
-        there.send(None)
-        while there.recv() == "round":
-            clock, world.encoder.counts = Stopwatch(CPU), Counts()
-            contender.round(clock)
-            counts = dataclasses.replace(world.encoder.counts)
-            peak = peak_memory_bytes(CPU, world.process)
-            there.send(Round(clock.seconds(), counts, len(world.users), attention, before, peak))
-    except EOFError:
-        pass  # the parent is gone
-    except Exception as error:  # noqa: BLE001 - a rival's failure is a result
-        there.send(cause_of(error))
+    def ask(self, function: Callable[..., Result], *arguments: object) -> Result | None:
+        """What it answers; None if it has failed, now or before."""
+        if self.cause is None:
+            try:
+                return self.child.call(function, *arguments)
+            except ProperError as error:
+                self.cause = error.message
+        return None
