@@ -1,7 +1,5 @@
-"""`python -m benchmarks.figures`: the growth curve of a benchmark's JSON, as SVG.
-
-Samples a second by number of users, one line a contender, for settings that differ in users alone.
-`benchmarks.report` puts the same into its page.
+"""The growth curve: samples a second by number of users, one line a contender, for settings that differ
+in users alone.
 """
 
 from __future__ import annotations
@@ -11,18 +9,15 @@ import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import matplotlib as mpl
-import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.command import ready_file, start
+from benchmarks.command import ready_file
 from benchmarks.results import read_report
 from benchmarks.results.schema import EngineReport, Report, Setting, Spread
 from benchmarks.results.tables import families, lengths_of
-from client.terminal.console import print_line
 from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
 from simulations.reporting.figures import BLUE, GREEN, GREY, ORANGE
@@ -38,8 +33,6 @@ STYLE = {
 # Okabe and Ito's further colours; contenders beyond them have another marker.
 COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#e69f00", GREY)
 MARKERS = ("o", "s", "^")
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def curves(report: Report) -> list[list[Setting]]:
@@ -102,17 +95,3 @@ def draw_growth(source: Path, path: Path) -> None:
         FigureCanvasAgg(figure)
         figure.savefig(image, format="svg", dpi=160, metadata={"Date": None})
     write_atomic(path, image.getvalue())
-
-
-@app.command()
-def run(
-    source: Annotated[Path, typer.Argument(help="JSON of benchmarks.engine.")],
-    growth_svg: Annotated[Path, typer.Option(help="The SVG file to write.")],
-) -> None:
-    """Draw the growth curve and print its path."""
-    draw_growth(source, growth_svg)
-    print_line(str(growth_svg))
-
-
-if __name__ == "__main__":
-    start(app)

@@ -1,7 +1,8 @@
 """`python -m benchmarks.report`: one self-contained HTML page from any set of benchmark files.
 
 Everything is inline, as in `simulations.reporting.report`, whose tables and styles it shares:
-nothing is fetched, nothing is executed, and every number comes from a file.
+nothing is fetched, nothing is executed, and every number comes from a file. A name in .svg asks for the
+growth curve of one file instead.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import matplotlib as mpl
 import typer
 
 from benchmarks.command import ready_file, start
-from benchmarks.figures import curves, growth, growth_lines, growth_title
+from benchmarks.figures import curves, draw_growth, growth, growth_lines, growth_title
 from benchmarks.results import read_sources, shown
 from benchmarks.results.schema import EngineReport, GpuReport, Report, Setting, Source
 from benchmarks.results.tables import Part, commits_of, machine
@@ -104,10 +105,13 @@ def growth_figure(group: Sequence[Setting], key: str) -> Figure:
 @app.command()
 def run(
     sources: Annotated[list[Path], typer.Argument(help="JSON of any benchmark.")],
-    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write, or SVG.")],
 ) -> None:
-    """Write the page and print its path."""
-    write_page(sources, out)
+    """Write the page, or the growth curve of the first file, and print its path."""
+    if out.suffix == ".svg":
+        draw_growth(sources[0], out)
+    else:
+        write_page(sources, out)
     print_line(str(out))
 
 

@@ -355,7 +355,8 @@ def test_the_committed_growth_curve_is_drawn_from_the_committed_file(
     repository: Path, tmp_path: Path
 ) -> None:
     drawn = tmp_path / "growth.svg"
-    draw_growth(repository / "results/bench/growth/overhead.json", drawn)
+    words = [str(repository / "results/bench/growth/overhead.json"), "--out", str(drawn)]
+    assert run_command(report.app, words) == 0
     assert drawn.read_bytes() == (repository / "docs/growth.svg").read_bytes()
 
 
