@@ -42,14 +42,10 @@ class Stopwatch:
         seconds[0] += time.perf_counter() - wall
         seconds[1] += time.process_time() - cpu
 
-    def add(self, seconds: Seconds) -> None:
-        """Add what somebody else has timed."""
-        for timed, wall, cpu in (
-            (self._train, seconds.wall_s, seconds.cpu_s),
-            (self._setup, seconds.setup_wall_s, seconds.setup_cpu_s),
-        ):
-            timed[0] += wall
-            timed[1] += cpu
+    def take(self, told: Seconds) -> None:
+        """As if it had been timed here."""
+        self._train = [told.wall_s, told.cpu_s]
+        self._setup = [told.setup_wall_s, told.setup_cpu_s]
 
     def seconds(self) -> Seconds:
         """All that was timed so far."""

@@ -56,7 +56,7 @@ class Peer:
 
     def round(self, clock: Stopwatch) -> None:
         """Train all users once from the start, over there."""
-        clock.add(Seconds(**self._ask("round")))
+        clock.take(Seconds(**self._ask("round")))
         self.world.encoder.counts = dataclasses.replace(self.counts)
 
     def _ask(self, line: str) -> dict[str, Any]:

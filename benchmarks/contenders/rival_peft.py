@@ -22,7 +22,6 @@ from benchmarks.contenders.world import (
     own_steps,
     row_losses,
     start_of,
-    step_count,
 )
 from proper_model.base.sites import find_sites
 from proper_model.engine.optimizer import linear_schedule
@@ -113,9 +112,10 @@ class Loop:
             for number, user in enumerate(world.users):
                 with clock.setup():
                     self.enter(number)
-                    update = Update(world, self.factors, step_count(user, world.settings))
+                    steps = own_steps(user, world.settings)
+                    update = Update(world, self.factors, len(steps))
                 with clock.train():
-                    for samples in own_steps(user, world.settings):
+                    for samples in steps:
                         self.losses(samples).mean().backward()
                         update.step()
                 if world.keep:

@@ -138,17 +138,15 @@ def experts_of(model: AdaptedModel, number: int) -> Experts:
     return experts
 
 
-def own_steps(user: User, settings: TrialSettings) -> Iterator[list[Encoded]]:
+def own_steps(user: User, settings: TrialSettings) -> list[list[Encoded]]:
     """A user's samples step by step, in the order in which the engine trains them."""
+    size, steps = settings.batch_size, []
     for epoch in range(settings.epochs):
         order = epoch_order(len(user.samples), seed=user.seed, epoch=epoch)
-        for start in range(0, len(order), settings.batch_size):
-            yield [user.samples[i] for i in order[start : start + settings.batch_size]]
-
-
-def step_count(user: User, settings: TrialSettings) -> int:
-    """Optimizer steps of one user."""
-    return settings.epochs * -(-len(user.samples) // settings.batch_size)
+        steps += [
+            [user.samples[i] for i in order[n : n + size]] for n in range(0, len(order), size)
+        ]
+    return steps
 
 
 def padded_nll(logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.gpu.document import TOKENS_A_USER, Peaks, RaceSetting
 from benchmarks.kinds import SIZES, Agreement
-from benchmarks.results.person_table import MIB, NONE, person_table
 from benchmarks.results.schema import (
     Checkout,
     ContenderResult,
@@ -21,6 +20,7 @@ from benchmarks.results.schema import (
     GpuReport,
     Measured,
     MemoryReport,
+    PersonRun,
     PipelineReport,
     Report,
     Setting,
@@ -34,7 +34,8 @@ ENGINE, LOOP = "ours-moe", "stacked-loop"
 OURS = (ENGINE, "ours", "limit")  # everybody else is a rival
 # What `Backend.best_on` chooses on a CPU; by name, since a table needs no torch.
 BACKEND = "fused"
-GIB = 2**30
+NONE = "–"
+GIB, MIB = 2**30, 2**20
 # What the design asks of the engine on a CPU with 32 users in float32, against the compiled loop with as
 # many samples in a step: by size, lengths and tokens (None: drawn).
 USERS, ALONE = 32, 1.0  # and what one user alone must reach
@@ -190,6 +191,30 @@ def adapt_table(report: DeviceReport) -> Table:
     header = ("base weights", "recompute", "seconds", "peak of the process, MiB")
     title = f"proper adapt, {report.items} items of {report.data}, preset {report.preset}"
     return Table(title, header, rows, labels=2)
+
+
+def person_table(runs: Sequence[PersonRun]) -> Table:
+    """A row a part, two columns a base: CPU seconds, and seconds by the clock."""
+    cells: Cells = defaultdict(dict)
+    last = ("whole", "first token of generate", "first token of a warm serve", "peak, MiB")
+    ends: Cells = {(name,): {} for name in last}
+    columns = []
+    for run in runs:
+        cpu, wall = f"{run.base}: CPU s", f"{run.base}: seconds"
+        columns += [cpu, wall]
+        for name, part in run.parts.items():
+            cells[name,] |= {cpu: f"{part.cpu_s:.1f}", wall: f"{part.wall_s:.1f}"}
+        parts, (whole, *others) = run.parts.values(), ends.values()
+        whole[cpu] = f"{sum(part.cpu_s for part in parts):.1f}"
+        whole[wall] = f"{sum(part.wall_s for part in parts):.1f}"
+        told = f"{run.generate_s:.1f}", f"{run.serve_s:.2f}", f"{run.peak_bytes / MIB:,.0f}"
+        for row, one in zip(others, told, strict=True):
+            row |= {cpu: "", wall: one}
+    what = ", ".join(
+        f"{run.items} items of {run.data}, {run.tokens / run.items:.0f} tokens each, over {run.base}"
+        for run in runs
+    )
+    return _crossed(f"proper from start to end, {what}", ("part",), {**cells, **ends}, columns)
 
 
 def predicted_table(report: DeviceReport) -> Table:
