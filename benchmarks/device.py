@@ -64,7 +64,11 @@ def run(
         history = make_person(folder, seed)
         runs: dict[tuple[str, bool], list[tuple[float, int]]] = {way: [] for way in WAYS}
         for number, way in itertools.product(range(rounds), WAYS):
-            seconds, peak = adapt_once(folder, history, *way, threads=threads)
+            words = ["adapt", str(history), "--base-weights", way[0]]
+            words += ["--recompute"] if way[1] else []
+            begin = time.monotonic()
+            peak = run_program([*program_of(folder), *words], threads)
+            seconds = time.monotonic() - begin
             runs[way].append((seconds, peak))
             told = f"{way[0]}, recompute {way[1]}: {seconds:.0f} s, {peak / 2**20:.0f} MiB"
             say(f"round {number + 1}: {told}")
@@ -217,19 +221,6 @@ def save_person(folder: Path, person: User, items: int) -> Path:
 def program_of(folder: Path) -> list[str]:
     """`proper` over the home in a folder of `save_person`."""
     return program(folder / "home", folder / "passphrase")
-
-
-def adapt_once(
-    folder: Path, history: Path, weights: str, recompute: bool, *, threads: int
-) -> tuple[float, int]:
-    """Seconds and peak bytes of one `proper adapt` in a process of its own. Raises ProgramError."""
-    command = [
-        *(*program_of(folder), "adapt", str(history), "--base-weights", weights),
-        *(["--recompute"] if recompute else []),
-    ]
-    begin = time.monotonic()
-    peak = run_program(command, threads)
-    return time.monotonic() - begin, peak
 
 
 if __name__ == "__main__":

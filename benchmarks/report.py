@@ -8,9 +8,8 @@ growth curve of one file instead.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import matplotlib as mpl
 import typer
@@ -19,7 +18,7 @@ from benchmarks.command import ready_file, start
 from benchmarks.figures import curves, draw_growth, growth, growth_lines, growth_title
 from benchmarks.results import read_sources, shown
 from benchmarks.results.schema import EngineReport, GpuReport, Report, Setting, Source
-from benchmarks.results.tables import Part, commits_of, machine
+from benchmarks.results.tables import commits_of, machine
 from client.terminal.console import print_line
 from proper_model.storage.files import write_atomic
 from simulations.reporting.figures import STYLE, Figure, inline
@@ -29,17 +28,6 @@ from simulations.reporting.report import page_environment
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@dataclass(frozen=True)
-class Section:
-    """One file: where it was measured, then what."""
-
-    title: str
-    anchor: str
-    facts: tuple[tuple[str, str], ...]
-    parts: list[Part]
-    figures: tuple[Figure, ...]
 
 
 def write_page(paths: Sequence[Path], target: Path) -> None:
@@ -59,16 +47,19 @@ def render(sources: Sequence[Source]) -> str:
     return page.render(sections=sections)
 
 
-def section(source: Source, anchor: str) -> Section:
-    """Tables and figures of one file."""
-    drawn = tuple(
-        growth_figure(group, f"{anchor}-growth{number}")
-        for number, group in enumerate(curves(source.report))
-    )
-    return Section(source.name, anchor, facts(source.report), shown([source]), drawn)
+def section(source: Source, anchor: str) -> dict[str, Any]:
+    """One file: where it was measured, then what."""
+    drawn = [growth_figure(g, f"{anchor}-growth{n}") for n, g in enumerate(curves(source.report))]
+    return {
+        "title": source.name,
+        "anchor": anchor,
+        "facts": facts(source.report),
+        "parts": shown([source]),
+        "figures": drawn,
+    }
 
 
-def facts(report: Report) -> tuple[tuple[str, str], ...]:
+def facts(report: Report) -> dict[str, str]:
     """What was run where."""
     found = {
         "hardware": machine(report.hardware),
@@ -89,7 +80,7 @@ def facts(report: Report) -> tuple[tuple[str, str], ...]:
             "engine": "; ".join(f"{name}: {what}" for name, what in report.variants.items()),
             "seconds": f"{report.elapsed_s:.0f} of at most {report.seconds:g}",
         }
-    return tuple(found.items())
+    return found
 
 
 def growth_figure(group: Sequence[Setting], key: str) -> Figure:

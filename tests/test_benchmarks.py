@@ -338,7 +338,7 @@ def test_the_peer_takes_the_engines_steps() -> None:
         [[0, 1, 2]],
         [[0, 1, 2]],
     ]
-    assert (asked["users"], asked["samples"], asked["dropout"]) == (3, [2, 2, 2], 0.05)
+    assert (asked["samples"], asked["dropout"]) == ([2, 2, 2], 0.05)
     assert (asked["experts"], asked["rank"]) == (preset("default").experts, preset("default").rank)
     assert {row[3] for step in asked["steps"] for rows in step for row in rows} == {1.0}
     shape = SIZES["overhead"]

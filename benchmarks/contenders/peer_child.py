@@ -35,7 +35,7 @@ class Peer:
         torch.set_num_threads(work["threads"])
         torch.manual_seed(work["seed"])
         base = LlamaForCausalLM(LlamaConfig(**work["base"])).eval()
-        self.work, self.names = work, [f"user{number}" for number in range(work["users"])]
+        self.work, self.names = work, [f"user{number}" for number in range(len(work["samples"]))]
         self.model = LLMModel(from_pretrained(base, attn_impl="eager", device="cpu"))
         for name in self.names:
             config = adapter_factory(

@@ -87,7 +87,6 @@ def workload(world: World) -> tuple[dict[str, Any], Counts]:
         counts.add([row.sample for row in rows], padded=longest * len(rows))
     asked = {
         "base": {name: getattr(world.base.config, name) for name in SHAPE},
-        "users": len(world.users),
         "samples": [len(user.samples) for user in world.users],
         "experts": world.structure.experts,
         "rank": world.structure.rank,
