@@ -34,17 +34,6 @@ class Shape:
     vocabulary: int
     tied: bool = False
 
-    @property
-    def linear_weights(self) -> int:
-        """Weights of all blocks' linears."""
-        attention = 2 * self.hidden * (self.hidden + self.kv_width)
-        return self.layers * (attention + 3 * self.hidden * self.ffn)
-
-    @property
-    def kv_width(self) -> int:
-        """Width of all keys of a token."""
-        return self.hidden // self.heads * self.kv_heads
-
 
 # `overhead` is bound by launches, as a large model on a large accelerator with few tokens is; `small` is
 # bound by arithmetic on a CPU; the others are SmolLM2-135M, Llama-3.2-1B and Llama-2-7B, for a GPU.
