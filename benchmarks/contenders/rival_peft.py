@@ -29,24 +29,6 @@ from proper_model.kernels.packing import Encoded
 from proper_model.settings.profile import FFN_TARGETS
 
 
-def with_peft(world: World) -> Any:
-    """The base wrapped by PEFT: the engine's sites, rank and scale."""
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=world.structure.rank,
-        lora_alpha=world.structure.alpha,
-        lora_dropout=world.settings.dropout,
-        target_modules=list(FFN_TARGETS),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    with warnings.catch_warnings():
-        # PEFT reads an attribute that transformers renamed.
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        return get_peft_model(world.base, config)
-
-
 class Update:
     """A user's AdamW, in its quickest form, after clipping, on a linear schedule."""
 
@@ -128,9 +110,22 @@ class PeftLoop(Loop):
     """PEFT's own modules; wrapping the base once and reloading weights favours this rival."""
 
     def __init__(self, world: World) -> None:
+        from peft import LoraConfig, get_peft_model
+
         super().__init__(world)
         sites = [world.base.get_submodule(site.path) for site in find_sites(world.base)]
-        self.model = with_peft(world)
+        config = LoraConfig(
+            r=world.structure.rank,
+            lora_alpha=world.structure.alpha,
+            lora_dropout=world.settings.dropout,
+            target_modules=list(FFN_TARGETS),
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        with warnings.catch_warnings():
+            # PEFT reads an attribute that transformers renamed.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+            self.model = get_peft_model(world.base, config)
         wrapped = {one.base_layer: one for one in self.model.modules() if hasattr(one, "lora_A")}
         self.factors = [
             (wrapped[site].lora_A["default"].weight, wrapped[site].lora_B["default"].weight)
