@@ -18,7 +18,6 @@ import typer
 from benchmarks.command import ready_file, start, where
 from benchmarks.contenders import Spec, Workload, parse_spec, shape_of
 from benchmarks.contenders.workload import Lengths
-from benchmarks.kinds import OTHERS, Agreement
 from benchmarks.measuring import in_own_process
 from benchmarks.measuring.agreement import agreements
 from benchmarks.measuring.rounds import WARMUP, measure_setting
@@ -49,16 +48,6 @@ def chosen_specs(contenders: list[str]) -> list[Spec]:
     return list(dict.fromkeys([*specs, *limits]))
 
 
-def compare(specs: list[Spec]) -> list[Agreement]:
-    """How far each contender's training is from the reference's, at a thread."""
-    import torch
-
-    torch.set_num_threads(1)
-    same = {name: getattr(Spec, name) for name in ("threads", "tokens_per_step")}
-    alike = dict.fromkeys(dataclasses.replace(spec, **same) for spec in specs)
-    return list(agreements(spec for spec in alike if spec.kind not in OTHERS))
-
-
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
@@ -79,7 +68,7 @@ def run(
     ready_file(out)
     facts = where(seed) | {"commit": commit(), "load_before": os.getloadavg()[0]}
     say("comparing what contenders train")
-    agreement = in_own_process(compare, specs)
+    agreement = in_own_process(agreements, specs)
     for one in agreement:
         found = one.cause or f"{one.error:.1e} from the reference"
         say(f"{one.variant} in {one.dtype}: {found}")

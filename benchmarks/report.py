@@ -7,24 +7,40 @@ growth curve of one file instead.
 
 from __future__ import annotations
 
+import io
+import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import matplotlib as mpl
 import typer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
 
 from benchmarks.command import ready_file, start
-from benchmarks.figures import curves, draw_growth, growth, growth_lines, growth_title
-from benchmarks.results import read_sources, shown
-from benchmarks.results.schema import EngineReport, GpuReport, Report, Setting, Source
-from benchmarks.results.tables import commits_of, machine
+from benchmarks.results import read_report, read_sources, shown
+from benchmarks.results.schema import EngineReport, GpuReport, Report, Setting, Source, Spread
+from benchmarks.results.tables import commits_of, families, lengths_of, machine
 from client.terminal.console import print_line
+from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
-from simulations.reporting.figures import STYLE, Figure, inline
+from simulations.reporting.figures import BLUE, GREEN, GREY, ORANGE, STYLE, Figure, inline
 from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
 from simulations.reporting.report import page_environment
 
+FILE_STYLE = {
+    # Text stays text, and element names do not depend on the run: figures can be compared.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "proper",
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+# Okabe and Ito's further colours; contenders beyond them have another marker.
+COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#e69f00", GREY)
+MARKERS = ("o", "s", "^")
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -91,6 +107,68 @@ def growth_figure(group: Sequence[Setting], key: str) -> Figure:
     )
     title = "Samples a second by number of users trained together"
     return inline(growth(group), key, title, f"{title}. {growth_title(group)}. {said}.")
+
+
+def curves(report: Report) -> list[list[Setting]]:
+    """Families of settings that differ in users alone, each of several."""
+    found = families(report.settings) if isinstance(report, EngineReport) else []
+    return [group for group in found if len(group) > 1]
+
+
+def growth_lines(group: Sequence[Setting]) -> dict[str, list[tuple[int, Spread]]]:
+    """By contender: users, and samples a second."""
+    lines: dict[str, list[tuple[int, Spread]]] = defaultdict(list)
+    for setting in group:
+        for result in setting.contenders:
+            if result.measured is not None:
+                lines[result.label].append((setting.users, result.measured.samples_a_second))
+    return lines
+
+
+def growth(group: Sequence[Setting]) -> Canvas:
+    """Samples a second of each contender against the number of users, both axes logarithmic."""
+    figure = Canvas(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    looks = itertools.product(MARKERS, COLOURS)
+    for (label, line), (marker, colour) in zip(growth_lines(group).items(), looks, strict=False):
+        users, spreads = zip(*line, strict=True)
+        middle, low, high = zip(*spreads, strict=True)
+        axes.plot(users, middle, marker=marker, color=colour, label=label)
+        axes.fill_between(users, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks([s.users for s in group], [str(s.users) for s in group])
+    axes.set_xlabel("users trained together")
+    axes.set_ylabel("samples a second (wall)")
+    axes.set_title(growth_title(group))
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def growth_title(group: Sequence[Setting]) -> str:
+    """What all settings of a family have in common."""
+    one = group[0]
+    return f"size {one.size}, {lengths_of(one)}, {one.samples} samples a user"
+
+
+def draw_growth(source: Path, path: Path) -> None:
+    """Write the growth curve of one file as SVG; the same file gives the same bytes.
+
+    Raises ReportError if it is no benchmark's or holds no growth curve or several.
+    """
+    found = curves(read_report(source))
+    if len(found) != 1:
+        raise ReportError(
+            f"{source}: expected one family of settings that differ in users alone, found "
+            f"{len(found)}",
+            hint="measure it with several --users of one size",
+        )
+    ready_file(path)
+    with mpl.rc_context(FILE_STYLE):
+        figure, image = growth(found[0]), io.BytesIO()
+        FigureCanvasAgg(figure)
+        figure.savefig(image, format="svg", dpi=160, metadata={"Date": None})
+    write_atomic(path, image.getvalue())
 
 
 @app.command()

@@ -27,8 +27,7 @@ from test_report import check
 from benchmarks import report, table
 from benchmarks.command import run_command
 from benchmarks.contenders.specs import Spec
-from benchmarks.figures import draw_growth
-from benchmarks.report import write_page
+from benchmarks.report import draw_growth, write_page
 from benchmarks.results import machine_notes, read_report, read_sources, shown, write_report
 from benchmarks.results.schema import MemoryReport, Setting, Source
 from benchmarks.results.tables import (

@@ -25,10 +25,10 @@ from benchmarks.contenders.rival_vmap import Vmap
 from benchmarks.contenders.specs import Spec, parse_spec
 from benchmarks.contenders.workload import CountingEncoder, Counts, Workload, make_users
 from benchmarks.contenders.world import Contender, Factors, World
-from benchmarks.engine import chosen_specs, compare
+from benchmarks.engine import chosen_specs
 from benchmarks.kinds import KINDS, SIZES, Seconds
 from benchmarks.measuring import device_shapes
-from benchmarks.measuring.agreement import REFERENCE, compared
+from benchmarks.measuring.agreement import REFERENCE, agreements, compared
 from benchmarks.measuring.agreement import trained_by as compared_training
 from benchmarks.measuring.device_shapes import SHAPES, _training_bytes
 from benchmarks.measuring.processes import Child
@@ -194,7 +194,7 @@ def test_training_is_compared_with_the_references_before_it_is_timed() -> None:
     kinds = ["ours", "ours-moe", "peft-loop", "stacked-loop", "vmap-moe", PEER, "limit"]
     specs = [Spec(kind, batch=batch) for kind in kinds for batch in (1, 2)]
     specs += [Spec("ours-moe", dtype="bfloat16"), Spec("ours-moe", tokens_per_step=99)]
-    found = {(one.variant, one.dtype): one.error for one in compare(specs)}
+    found = {(one.variant, one.dtype): one.error for one in agreements(specs)}
     assert len(found) == 11
     assert 1e-3 < (found.pop(("ours-moe", "bfloat16")) or 0) < 0.3
     assert all(error is not None and error < 1e-3 for error in found.values())
