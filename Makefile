@@ -166,7 +166,7 @@ fix: $(STAMP) ## what ruff can mend by itself
 
 docs: $(STAMP) ## write the generated blocks of README and docs, and a curve, from results/
 	$(BIN)/python docs/generated.py --write README.md docs/*.md
-	$(BIN)/python -m benchmarks.figures results/bench/growth/overhead.json --growth-svg docs/growth.svg
+	$(BIN)/python -m benchmarks.report results/bench/growth/overhead.json --out docs/growth.svg
 
 docs-site: $(STAMP) ## docs/ and the reference as a site, every link checked: site/index.html
 	$(BIN)/python docs/build_site.py

@@ -14,11 +14,10 @@ import click
 import typer
 
 from client.terminal.console import QUIET, say, say_error
-from proper_model.errors import ConfigError, InterruptedRunError, ProperError
+from proper_model.errors import InterruptedRunError, ProperError
 from proper_model.storage.files import storage_errors
 
-VERSIONS = ("torch", "transformers", "peft", "accelerate", "numpy")
-DEVICES = ("cpu", "cuda")
+VERSIONS = ("torch", "transformers", "peft", "accelerate", "flwr", "numpy")
 
 
 def start(app: typer.Typer) -> None:
@@ -49,25 +48,12 @@ def run_command(app: typer.Typer, arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def where(seed: int, versions: tuple[str, ...] = VERSIONS) -> dict[str, Any]:
+def where(seed: int) -> dict[str, Any]:
     """What every report says of its run: the machine, the versions of libraries, the seed."""
     from simulations.outcome.environment import hardware
 
-    found = {name: importlib.metadata.version(name) for name in versions}
+    found = {name: importlib.metadata.version(name) for name in VERSIONS}
     return {"hardware": hardware(), "versions": found, "seed": seed}
-
-
-def ready_device(name: str) -> None:
-    """Raises ConfigError for another name than those of DEVICES, or if this machine has none."""
-    import torch
-
-    if name not in DEVICES:
-        raise ConfigError(f"unknown device '{name}'", hint="known are: " + ", ".join(DEVICES))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--device cuda: PyTorch finds no GPU here",
-            hint="use --device cpu, or a PyTorch that is built for this GPU",
-        )
 
 
 def ready_file(path: Path) -> None:

@@ -11,9 +11,11 @@ model: the parts of `proper adapt`, and how long a first token takes.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -21,120 +23,97 @@ from typing import Annotated
 import typer
 
 from benchmarks.command import ready_file, start, where
-from benchmarks.measuring.first_tokens import (
-    generate_once,
-    program,
-    run_program,
-    serve_seconds,
-)
+from benchmarks.measuring.first_tokens import generate_once, program, run_program, serve_seconds
 from benchmarks.results import write_report
 from benchmarks.results.schema import Adaptation, DeviceReport, Part, PersonRun, Predicted
 from client.terminal.console import print_line, say
-from proper_model.errors import DataError
+from proper_model.data.users import read_population
+from proper_model.settings.presets import preset
+from proper_model.settings.shipped_profiles import load_profile
 from proper_model.tasks.records import User, user_to_json
+from proper_model.tasks.task import Task, load_task
 from simulations.outcome.environment import commit
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 WAYS = (("full", False), ("full", True), ("8bit", False), ("4bit", False), ("4bit", True))
+PRESET, PROFILE, ITEMS = "device", "tiny", 100
 POOLED, POOLED_ITEMS = 16, 12  # what the release is trained on; its quality is not the question
 SAMPLE_TOKENS = 256
 # Of the person over a language model; so many words of each question, so that an item has some sixty tokens, of which
 # the base's chat template makes thirty.
 LANGUAGE_ITEMS, LANGUAGE_WORDS = 60, 6
-DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "news_categories"
-BASE = DATA.parent.parent / "models" / "mini-llama"
-LANGUAGE_DATA = DATA.parent / "news_headlines"
-LANGUAGE_BASE = Path(__file__).resolve().parent.parent / "bases" / "SmolLM2-135M-Instruct"
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+DATA, BASE = SHARED / "data" / "news_categories", SHARED / "models" / "mini-llama"
+LANGUAGE_DATA = SHARED / "data" / "news_headlines"
+LANGUAGE_BASE = ROOT / "bases" / "SmolLM2-135M-Instruct"
 
 
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
-    data: Annotated[Path, typer.Option(help="Folder with OPPU's files.")] = DATA,
-    task: Annotated[str, typer.Option(help="Their task.")] = "profiles/tasks/news_categories.toml",
-    base: Annotated[Path, typer.Option(help="Base model, a folder.")] = BASE,
-    items: Annotated[int, typer.Option(min=1, help="Items of the person.")] = 100,
-    preset: Annotated[str, typer.Option()] = "device",
-    profile: Annotated[str, typer.Option()] = "tiny",
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Of every process.")] = 2,
     seed: Annotated[int, typer.Option()] = 0,
-    language_base: Annotated[
-        Path, typer.Option(help="A language model, a folder; left out where it is not there.")
-    ] = LANGUAGE_BASE,
-    ways: Annotated[bool, typer.Option(help="Also every way to hold the base.")] = True,
 ) -> None:
     """Measure and write OUT."""
     ready_file(out)
     with tempfile.TemporaryDirectory(prefix="proper-device-") as scratch:
         folder = Path(scratch)
-        history = make_person(folder, data, task, str(base), items, preset, profile, seed)
-        runs: dict[tuple[str, bool], list[tuple[float, int]]] = {}
-        for number in range(rounds):
-            for way in WAYS if ways else WAYS[:1]:
-                found = adapt_once(folder, history, *way, threads=threads)
-                runs.setdefault(way, []).append(found)
-                seconds, peak = runs[way][-1]
-                weights, recompute = way
-                say(
-                    f"round {number + 1}: {weights}, recompute {recompute}: {seconds:.0f} s, "
-                    f"{peak / 2**20:.0f} MiB"
-                )
+        history = make_person(folder, seed)
+        runs: dict[tuple[str, bool], list[tuple[float, int]]] = {way: [] for way in WAYS}
+        for number, way in itertools.product(range(rounds), WAYS):
+            words = ["adapt", str(history), "--base-weights", way[0]]
+            words += ["--recompute"] if way[1] else []
+            begin = time.monotonic()
+            peak = run_program([*program_of(folder), *words], threads)
+            seconds = time.monotonic() - begin
+            runs[way].append((seconds, peak))
+            told = f"{way[0]}, recompute {way[1]}: {seconds:.0f} s, {peak / 2**20:.0f} MiB"
+            say(f"round {number + 1}: {told}")
         persons = [
-            person_run(folder, history, Path(base).name, data.name, threads),
-            *language_persons(folder / "language", language_base, threads),
+            person_run(folder, history, BASE.name, DATA.name, threads),
+            *language_persons(folder / "language", threads),
         ]
     report = DeviceReport(
         **where(seed),
         commit=commit(),
-        data=data.name,
-        items=items,
-        preset=preset,
-        profile=profile,
+        data=DATA.name,
+        items=ITEMS,
+        preset=PRESET,
+        profile=PROFILE,
         threads=threads,
         adaptations=[
             Adaptation(
                 base_weights=weights,
                 recompute=recompute,
-                max_memory_bytes=None,
                 seconds=[seconds for seconds, _ in found],
                 peak_bytes=[peak for _, peak in found],
             )
             for (weights, recompute), found in runs.items()
         ],
         sample_tokens=SAMPLE_TOKENS,
-        predicted=predicted(preset, profile),
+        predicted=predicted(),
         persons=persons,
     )
     write_report(report, out)
     print_line(str(out))
 
 
-def predicted(preset_name: str, profile: str) -> list[Predicted]:
+def predicted() -> list[Predicted]:
     """The memory model's figures for all public shapes."""
     from benchmarks.measuring.device_shapes import SHAPES, predict
-    from proper_model.settings.presets import preset
-    from proper_model.settings.shipped_profiles import load_profile
 
     found = []
     for shape in SHAPES:
         say(f"memory model: {shape}")
-        settings = load_profile(profile)
-        found += predict(shape, preset(preset_name), settings, sample_tokens=SAMPLE_TOKENS)
+        settings = load_profile(PROFILE)
+        found += predict(shape, preset(PRESET), settings, sample_tokens=SAMPLE_TOKENS)
     return found
 
 
-def make_person(
-    folder: Path,
-    data: Path,
-    task_name: str,
-    base: str,
-    items: int,
-    preset_name: str,
-    profile: str,
-    seed: int,
-) -> Path:
+def make_person(folder: Path, seed: int) -> Path:
     """A home with an installed release, and the history file of the first person who is long enough."""
     from client.home import Home
     from client.releases.add import add_bundle
@@ -142,24 +121,15 @@ def make_person(
     from coordinator.pooled_stages import run_pooled_stages
     from coordinator.publish import publish
     from proper_model.bundle.trusted_root import TrustedRoot
-    from proper_model.data.users import read_population
     from proper_model.release.contents import release_to_files
-    from proper_model.settings.presets import preset
-    from proper_model.settings.shipped_profiles import load_profile
-    from proper_model.tasks.task import load_task
 
-    settings = load_profile(profile)
-    task = load_task(task_name, template=settings.template)
-    people = read_population(data, task)
-    long = [user for user in people.test if len(user.history) >= items]
-    if not long:
-        raise DataError(f"{data.name}: no test user has {items} items", hint="give fewer --items")
+    settings = load_profile(PROFILE)
+    task, people, person = people_of(DATA, settings.template, ITEMS)
     pooled = [
-        dataclasses.replace(user, history=user.history[-POOLED_ITEMS:])
-        for user in people.pooled[:POOLED]
+        dataclasses.replace(user, history=user.history[-POOLED_ITEMS:]) for user in people[:POOLED]
     ]
     release = run_pooled_stages(
-        pooled, task, base, preset(preset_name), settings, seed=seed, cache=folder / "cache"
+        pooled, task, str(BASE), preset(PRESET), settings, seed=seed, cache=folder / "cache"
     )
     key = load_or_create_key(folder / "key.pem")
     publish(
@@ -171,28 +141,35 @@ def make_person(
     )
     (folder / "root.json").write_bytes(TrustedRoot.of([key]).to_bytes())
     add_bundle(Home(folder / "home"), str(folder / "release"), root=folder / "root.json")
-    return save_person(folder, long[0], items)
+    return save_person(folder, person, ITEMS)
 
 
-def language_persons(folder: Path, base: Path, threads: int) -> list[PersonRun]:
+def task_of(data: Path) -> str:
+    """The task file of a data set."""
+    return f"profiles/tasks/{data.name}.toml"
+
+
+def people_of(data: Path, template: str | None, items: int) -> tuple[Task, Sequence[User], User]:
+    """A data set's task, its pooled people, and the first test user with so many items."""
+    task = load_task(task_of(data), template=template)
+    people = read_population(data, task)
+    return task, people.pooled, next(u for u in people.test if len(u.history) >= items)
+
+
+def language_persons(folder: Path, threads: int) -> list[PersonRun]:
     """As `person_run`, over a release of one's own, with the newest items of a person of LANGUAGE_DATA.
 
     Nothing where the base is not there, and it is said.
     """
-    from proper_model.data.users import read_population
-    from proper_model.tasks.task import load_task
-
+    base = LANGUAGE_BASE
     if not (base / "config.json").is_file():
         say(f"no language model at {base}, so none is measured; make base gets it")
         return []
-    task = f"profiles/tasks/{LANGUAGE_DATA.name}.toml"
-    people = read_population(LANGUAGE_DATA, load_task(task, template="short"))
-    person = next(user for user in people.test if len(user.history) >= LANGUAGE_ITEMS)
+    _, _, person = people_of(LANGUAGE_DATA, "short", LANGUAGE_ITEMS)
     folder.mkdir()
     history = save_person(folder, shortened(person), LANGUAGE_ITEMS)
-    run_program(
-        [*program_of(folder), "start", "--base", str(base.resolve()), "--task", task], threads
-    )
+    start_words = ["start", "--base", str(base.resolve()), "--task", task_of(LANGUAGE_DATA)]
+    run_program([*program_of(folder), *start_words], threads)
     return [person_run(folder, history, base.name, LANGUAGE_DATA.name, threads)]
 
 
@@ -244,19 +221,6 @@ def save_person(folder: Path, person: User, items: int) -> Path:
 def program_of(folder: Path) -> list[str]:
     """`proper` over the home in a folder of `save_person`."""
     return program(folder / "home", folder / "passphrase")
-
-
-def adapt_once(
-    folder: Path, history: Path, weights: str, recompute: bool, *, threads: int
-) -> tuple[float, int]:
-    """Seconds and peak bytes of one `proper adapt` in a process of its own. Raises ProgramError."""
-    command = [
-        *(*program_of(folder), "adapt", str(history), "--base-weights", weights),
-        *(["--recompute"] if recompute else []),
-    ]
-    begin = time.monotonic()
-    peak = run_program(command, threads)
-    return time.monotonic() - begin, peak
 
 
 if __name__ == "__main__":

@@ -38,7 +38,6 @@ from simulations.outcome.environment import commit
 COMMAND = "from simulations.cli import main; main()"
 POLL_S = 0.1
 STOP_S = 60.0  # Flower takes seconds to end
-VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy")
 
 
 def means_of(results: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -55,16 +54,14 @@ def means_of(results: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def apart(a: dict[str, dict[str, float]], b: dict[str, dict[str, float]]) -> float:
     """Largest relative distance of two sets of means; infinite if they are not about the same."""
-    if {arm: set(row) for arm, row in a.items()} != {arm: set(row) for arm, row in b.items()}:
-        return math.inf
-    return max(
-        (
-            abs(value - b[arm][name]) / max(abs(value), abs(b[arm][name]), 1e-9)
-            for arm, row in a.items()
-            for name, value in row.items()
-        ),
-        default=0.0,
+    one, other = (
+        {(arm, name): mean for arm, row in means.items() for name, mean in row.items()}
+        for means in (a, b)
     )
+    if one.keys() != other.keys():
+        return math.inf
+    both = ((mean, other[key]) for key, mean in one.items())
+    return max((abs(x - y) / max(abs(x), abs(y), 1e-9) for x, y in both), default=0.0)
 
 
 def sources_of(texts: Sequence[str]) -> dict[str, Path]:
@@ -73,12 +70,8 @@ def sources_of(texts: Sequence[str]) -> dict[str, Path]:
     for text in texts:
         label, _, folder = text.partition("=")
         path = expanded(folder).resolve()
-        if (
-            not label
-            or not folder
-            or label in found
-            or not (path / "simulations" / "cli.py").is_file()
-        ):
+        known = folder and (path / "simulations" / "cli.py").is_file()
+        if not label or label in found or not known:
             raise ConfigError(
                 f"--source {text}: expected a new label, '=' and the folder of a checkout",
                 hint="for example --source before=../old --source after=.",
@@ -221,7 +214,7 @@ def run(
             for label, folder in sources.items()
         ]
         report = PipelineReport(
-            **where(seed, VERSIONS),
+            **where(seed),
             usable_cores=usable_cores(),
             data=data.resolve().name,
             task=Path(task).stem,

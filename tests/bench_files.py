@@ -104,6 +104,7 @@ def engine_file(*settings: dict[str, Any], **changed: Any) -> dict[str, Any]:
         "dropout": 0.0,
         "interleaved": True,
         "load_before": 0.25,
+        "agreement": [],
         "settings": list(settings) or [setting()],
         **changed,
     }
@@ -137,8 +138,8 @@ def memory_file(*peaks: dict[str, Any], **changed: Any) -> dict[str, Any]:
 
 
 def device_file() -> dict[str, Any]:
-    """As earlier versions stored it, which named neither a dtype nor what loading takes."""
-    one = {"shape": "1B", "parameters": 10, "weights": "4bit", "base_bytes": 2**30}
+    one = {"shape": "1B", "parameters": 10, "weights": "4bit", "dtype": "float32"}
+    one |= {"base_bytes": 2**30, "loading_bytes": 3 * 2**29}
     return {
         **facts("device"),
         "commit": COMMIT,
@@ -160,6 +161,18 @@ def device_file() -> dict[str, Any]:
         "foretold": [
             {**one, "recompute": False, "training_bytes": 2**29},
             {**one, "recompute": True, "training_bytes": 2**28},
+        ],
+        "persons": [
+            {
+                "base": "tiny",
+                "data": "news",
+                "items": 100,
+                "tokens": 7000,
+                "parts": {"start": {"cpu_s": 3.0, "wall_s": 4.0}},
+                "peak_bytes": MIB,
+                "generate_s": 2.5,
+                "serve_s": 0.125,
+            }
         ],
     }
 

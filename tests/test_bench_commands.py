@@ -14,16 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import typer
 from bench_files import contender, engine_file, memory_peak, setting
 
-from benchmarks import engine, figures, memory, report
+from benchmarks import engine, memory, report
 from benchmarks.command import ready_file, run_command
 from benchmarks.contenders import Spec, Workload
 from benchmarks.kinds import Agreement
 from benchmarks.measuring.processes import LONGEST, cause_of, in_own_process, without_ctrl_c
-from benchmarks.measuring.rounds import Plan, measure_setting
+from benchmarks.measuring.rounds import measure_setting
 from benchmarks.results.schema import EngineReport, MemoryPeak, MemoryReport, Setting
 from proper_model.errors import ConfigError, ReportError, StorageError, TrainingError
 
@@ -64,11 +63,8 @@ def test_what_cannot_work_is_refused_before_anything_is_measured(
 ) -> None:
     monkeypatch.setattr(engine, "measure_setting", never)
     monkeypatch.setattr(memory, "in_own_process", never)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     good = ["--out", str(tmp_path / "out.json")]
     for words, code, said in (
-        ([*good, "--device", "tpu"], ConfigError.exit_code, "tpu"),
-        ([*good, "--device", "cuda"], ConfigError.exit_code, "no GPU"),
         ([*good, "--size", "enormous"], ConfigError.exit_code, "enormous"),
         (["--out", str(tmp_path)], StorageError.exit_code, str(tmp_path)),
         ([*good, "--users", "none"], 2, "--users"),
@@ -85,11 +81,9 @@ def test_pages_and_figures_say_where_they_cannot_be_written(tmp_path: Path, caps
     source, wall = tmp_path / "e.json", tmp_path / "file"
     source.write_text(json.dumps(engine_file(setting(users=8), setting())))
     wall.write_text("")
-    for module, words in (
-        (report, ["--out", str(tmp_path)]),
-        (figures, ["--growth-svg", str(wall / "g.svg")]),
-    ):
-        assert run_command(module.app, [str(source), *words]) == StorageError.exit_code
+    for place in (tmp_path, wall / "g.svg"):
+        words = [str(source), "--out", str(place)]
+        assert run_command(report.app, words) == StorageError.exit_code
         assert "proper: error:" in capsys.readouterr().err
 
 
@@ -98,8 +92,9 @@ def test_nothing_measured_is_no_success(tmp_path: Path, monkeypatch, capsys) -> 
     told = [Agreement("ours-moe", "float32", 1e-6, None), Agreement("odd", "float32", None, "Odd")]
     monkeypatch.setattr(engine, "in_own_process", lambda *_: told)
     raced = ([vmap], [vmap, limit], [vmap, limit, contender("ours", [1.0])])
-    made = iter(setting(contenders=each) for each in raced)
-    monkeypatch.setattr(engine, "measure_setting", lambda *_: Setting.model_validate(next(made)))
+    files = (json.dumps(setting(contenders=each)) for each in raced)
+    made = iter(Setting.model_validate_json(text) for text in files)
+    monkeypatch.setattr(engine, "measure_setting", lambda *_, **__: next(made))
     for code in (ReportError.exit_code, ReportError.exit_code, 0):
         out = tmp_path / "out.json"
         assert run_command(engine.app, ["--out", str(out)]) == code
@@ -136,17 +131,16 @@ def test_what_a_child_raises_arrives(tmp_path: Path) -> None:
 
 
 def test_contenders_run_in_processes_of_their_own() -> None:
-    plan = Plan("cpu", rounds=2, warmup=0, rival_users=2, dropout=0.05)
     specs = [Spec("ours-moe"), Spec("peft-loop"), Spec("vmap-moe", attention="odd")]
-    work = Workload("overhead", 3, 1, 8, "fixed", 0)
-    measured = measure_setting(work, specs, plan, lambda _: None)
+    work = Workload("overhead", 5, 1, 8, "fixed", 0)
+    measured = measure_setting(work, specs, rounds=2, dropout=0.05, say=lambda _: None)
     ours, loop, vmap = measured.contenders
     assert vmap.status == "failed"
     assert (vmap.cause or "").startswith("ValueError: ")
     assert ours.measured is not None
     assert loop.measured is not None
-    assert (ours.measured.users, ours.measured.tokens, ours.measured.padded_tokens) == (3, 24, 24)
-    assert (loop.measured.users, loop.measured.tokens) == (2, 16)  # `rival_users`
+    assert (ours.measured.users, ours.measured.tokens, ours.measured.padded_tokens) == (5, 40, 40)
+    assert (loop.measured.users, loop.measured.tokens) == (4, 32)  # as many as a loop needs
     assert len(ours.measured.rounds) == len(loop.measured.rounds) == 2
     assert ours.measured.times(loop.measured).low > 0
     before, peak = ours.measured.memory_before_bytes, ours.measured.memory_peak_bytes
@@ -156,7 +150,7 @@ def test_contenders_run_in_processes_of_their_own() -> None:
 def test_memory_keeps_what_it_has_when_a_setting_dies(tmp_path: Path, monkeypatch) -> None:
     peak = MemoryPeak.model_validate(memory_peak(10, 0))
 
-    def measured(_: object, work: object, text: str, recompute: bool, device: str) -> MemoryPeak:
+    def measured(_: object, work: object, tokens: int, recompute: bool) -> MemoryPeak:
         if recompute:
             raise TrainingError("gone")
         return peak
@@ -261,13 +255,11 @@ def test_ctrl_c_ends_measuring_processes(tmp_path: Path) -> None:
         "from benchmarks.measuring import processes\n"
         "processes.PRELOAD = []\n"
         "app = typer.Typer()\n"
-        "def speak(there, seconds):\n"
-        "    there.send('here')\n"
-        "    time.sleep(seconds)\n"
         "@app.command()\n"
         "def run() -> None:\n"
-        "    with processes.Child(speak, 60) as one, processes.Child(speak, 60) as two:\n"
-        "        sys.stderr.write(f'{one.receive()} {two.receive()}\\n'); sys.stderr.flush()\n"
+        "    with processes.Child() as one, processes.Child() as two:\n"
+        "        said = one.call(str, 'here'), two.call(str, 'here')\n"
+        "        sys.stderr.write(' '.join(said) + '\\n'); sys.stderr.flush()\n"
         "        processes.in_own_process(time.sleep, 60)\n"
         "if __name__ == '__main__':\n"
         "    sys.exit(run_command(app, []))\n"

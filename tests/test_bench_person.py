@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.measuring import adapt_split, first_tokens
 from benchmarks.measuring.adapt_split import PARTS, Split, places
-from benchmarks.results.person_table import person_table
 from benchmarks.results.schema import Part, PersonRun
+from benchmarks.results.tables import person_table
 
 
 def test_a_second_counts_once_for_the_innermost_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,40 +9,42 @@ import dataclasses
 import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.contenders.build import CONTENDERS, SIZES, build_world, make_contender
+from benchmarks.contenders import rival_peer
+from benchmarks.contenders.build import CONTENDERS, build_world, llama_of, make_contender
 from benchmarks.contenders.measure import Stopwatch
 from benchmarks.contenders.ours import Ours, Steady
+from benchmarks.contenders.rival_peer import PYTHON, Peer, workload
 from benchmarks.contenders.rival_peft import PeftLoop
 from benchmarks.contenders.rival_stacked import StackedLoop
 from benchmarks.contenders.rival_vmap import Vmap
 from benchmarks.contenders.specs import Spec, parse_spec
 from benchmarks.contenders.workload import CountingEncoder, Counts, Workload, make_users
 from benchmarks.contenders.world import Contender, Factors, World
-from benchmarks.engine import chosen_specs, compare, grid
-from benchmarks.kinds import KINDS
+from benchmarks.engine import chosen_specs
+from benchmarks.kinds import KINDS, SIZES, Seconds
 from benchmarks.measuring import device_shapes
-from benchmarks.measuring.agreement import REFERENCE, compared
+from benchmarks.measuring.agreement import REFERENCE, agreements, compared
 from benchmarks.measuring.agreement import trained_by as compared_training
-from benchmarks.measuring.device_shapes import SHAPES, _training_bytes, config_of
-from benchmarks.measuring.peer import PEER, PYTHON, PeerWorker, workload
+from benchmarks.measuring.device_shapes import SHAPES, _training_bytes
+from benchmarks.measuring.processes import Child
 from benchmarks.measuring.rounds import contender_result
-from benchmarks.measuring.worker import Job, Ready, Refused, Round
-from benchmarks.results.schema import RoundSeconds
-from benchmarks.seconds import Seconds
+from benchmarks.measuring.worker import Round, build, one_round
 from proper_model.base.config import empty_model
 from proper_model.engine.memory import MemoryModel
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, TrainingError
 from proper_model.kernels.packing import Encoded
 from proper_model.settings.presets import preset
 from proper_model.settings.shipped_profiles import load_profile
 from tests.tiny import exact_norms
 
 CPU = torch.device("cpu")
-WORK = Workload("overhead", users=3, samples=4, tokens=14, lengths="lognormal", seed=5)
+WORK = Workload("overhead", users=3, samples=4, tokens=14, lengths="ragged", seed=5)
+PEER = "moe-peft"
 TOLERANCE = 1e-9
 
 
@@ -50,6 +52,10 @@ def world_of(kind: str, *, batch: int = 1, work: Workload = WORK) -> World:
     # Hugging Face's eager attention takes its softmax in float32, whatever the model's dtype.
     spec = Spec(kind, batch=batch, dtype="float64", attention="sdpa")
     world = build_world(work, spec, device=CPU, keep=True)
+    # Everybody has another number of samples, and so of steps.
+    world.users = [
+        dataclasses.replace(user, samples=user.samples[u:]) for u, user in enumerate(world.users)
+    ]
     exact_norms(world.base)
     # A norm this low clips every step, so that clipping is compared as well.
     world.settings = dataclasses.replace(world.settings, epochs=2, max_grad_norm=0.05)
@@ -188,7 +194,7 @@ def test_training_is_compared_with_the_references_before_it_is_timed() -> None:
     kinds = ["ours", "ours-moe", "peft-loop", "stacked-loop", "vmap-moe", PEER, "limit"]
     specs = [Spec(kind, batch=batch) for kind in kinds for batch in (1, 2)]
     specs += [Spec("ours-moe", dtype="bfloat16"), Spec("ours-moe", tokens_per_step=99)]
-    found = {(one.variant, one.dtype): one.error for one in compare(specs, "cpu")}
+    found = {(one.variant, one.dtype): one.error for one in agreements(specs)}
     assert len(found) == 11
     assert 1e-3 < (found.pop(("ours-moe", "bfloat16")) or 0) < 0.3
     assert all(error is not None and error < 1e-3 for error in found.values())
@@ -245,13 +251,11 @@ def test_a_users_samples_do_not_depend_on_the_others() -> None:
     few = make_users(WORK, 512)
     many = make_users(dataclasses.replace(WORK, users=6), 512)
     assert many[: len(few)] == few
-    assert len({len(user.samples) for user in many}) > 1
     fixed = make_users(dataclasses.replace(WORK, lengths="fixed"), 512)
     assert [[len(s.tokens) for s in u.samples] for u in fixed] == [[14] * 4] * 3
     assert all(2 <= s.answer_tokens <= 4 for u in many for s in u.samples)
-    ragged = make_users(dataclasses.replace(WORK, lengths="ragged"), 512)
-    assert [len(u.samples) for u in ragged] == [4] * 3
-    assert len({len(s.tokens) for u in ragged for s in u.samples}) > 3
+    assert [len(u.samples) for u in few] == [4] * 3
+    assert len({len(s.tokens) for u in few for s in u.samples}) > 3
 
 
 def test_real_lengths_are_those_of_the_users(shared: Path) -> None:
@@ -288,92 +292,105 @@ def test_the_engine_always_races_the_limit() -> None:
     ]
 
 
-def test_a_grid_is_all_combinations() -> None:
-    works = grid(["overhead", "small"], [32, 96], [1, 8], ["fixed"], 2, 0)
-    assert len(works) == len(set(works)) == 8
-    with pytest.raises(ConfigError):
-        grid(["enormous"], [32], [1], ["fixed"], 2, 0)
-    with pytest.raises(ConfigError):
-        grid(["small"], [32], [1], ["odd"], 2, 0)
-
-
 SECONDS = Seconds(wall_s=2.0, cpu_s=1.0, setup_wall_s=0.2, setup_cpu_s=0.1)
 
 
 def test_an_entry_holds_the_rounds_and_the_highest_peak() -> None:
-    counts = Counts(10, 200, 250, 30, 2)
+    first = Round(SECONDS, Counts(10, 200, 250, 30, 2), 3, "eager", 900, 1002)
     slower = dataclasses.replace(SECONDS, wall_s=4.0)
-    rounds = [Round(SECONDS, counts, 1002), Round(slower, counts, 1000)]
-    got = contender_result(Spec("ours", batch=2), Ready(3, "eager", 900), rounds, None)
+    rounds = [first, dataclasses.replace(first, seconds=slower, peak_bytes=1000)]
+    got = contender_result(Spec("ours", batch=2), rounds, None)
     assert (got.status, got.label, got.attention) == ("measured", "ours:batch=2", "eager")
     assert got.measured is not None
     assert (got.measured.users, got.measured.samples, got.measured.padded_tokens) == (3, 10, 250)
     assert (got.measured.memory_before_bytes, got.measured.memory_peak_bytes) == (900, 1002)
-    stored = [RoundSeconds(**dataclasses.asdict(one)) for one in (SECONDS, slower)]
-    assert got.measured.rounds == stored
-    other = [rounds[0], Round(SECONDS, dataclasses.replace(counts, tokens=201), None)]
+    assert got.measured.rounds == [SECONDS, slower]
+    other = dataclasses.replace(first, counts=dataclasses.replace(first.counts, tokens=201))
     with pytest.raises(AssertionError, match="other work"):
-        contender_result(Spec("ours"), Ready(3, "eager", None), other, None)
+        contender_result(Spec("ours"), [first, other], None)
 
 
 def test_a_failed_contender_is_a_result_even_after_good_rounds() -> None:
-    round_ = Round(SECONDS, Counts(1, 1, 1, 1, 1), None)
-    got = contender_result(Spec("vmap-moe"), None, [round_], Refused("RuntimeError"))
+    good = Round(SECONDS, Counts(1, 1, 1, 1, 1), 1, "eager", None, None)
+    got = contender_result(Spec("vmap-moe"), [good], "RuntimeError")
     assert (got.status, got.cause, got.measured) == ("failed", "RuntimeError", None)
 
 
 def test_every_kind_has_a_contender() -> None:
-    assert {*CONTENDERS, PEER} == KINDS.keys()
-    for kind in CONTENDERS:
+    assert CONTENDERS.keys() == KINDS.keys()
+    for kind in CONTENDERS.keys() - {PEER}:
         assert make_contender(world_of(kind)).trained == {}
 
 
 # Somebody else's program
 
 
+def peer_world(**changed: Any) -> World:
+    work = dataclasses.replace(Workload("overhead", 3, 2, 8, "fixed", 0), **changed)
+    return build_world(work, Spec(PEER), device=CPU, dropout=0.05)
+
+
 def test_the_peer_takes_the_engines_steps() -> None:
     """By hand: three users of two samples of 8, a step a sample: 2 steps, a pass each."""
-    job = Job(Workload("overhead", 3, 2, 8, "fixed", 0), Spec(PEER), "cpu", dropout=0.05)
-    asked, counts = workload(job)
+    asked, counts = workload(peer_world())
     assert counts == Counts(6, 48, 48, counts.logit_positions, 2)
     assert [[[row[0] for row in rows] for rows in step] for step in asked["steps"]] == [
         [[0, 1, 2]],
         [[0, 1, 2]],
     ]
-    assert (asked["users"], asked["samples"], asked["dropout"]) == (3, [2, 2, 2], 0.05)
+    assert (asked["samples"], asked["dropout"]) == ([2, 2, 2], 0.05)
     assert (asked["experts"], asked["rank"]) == (preset("default").experts, preset("default").rank)
     assert {row[3] for step in asked["steps"] for rows in step for row in rows} == {1.0}
+    shape = SIZES["overhead"]
+    assert (asked["base"]["hidden_size"], asked["base"]["vocab_size"]) == (64, shape.vocabulary)
 
 
-def test_a_peer_that_is_not_there_is_a_result(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("benchmarks.measuring.peer.PYTHON", tmp_path / "python")
-    job = Job(WORK, Spec(PEER), "cpu")
-    with PeerWorker(job) as peer:
-        assert peer.ready is None
-        assert peer.round() == peer.refused == Refused("its environment is not there: make peer")
+def test_a_peer_that_is_not_there_is_a_cause(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(rival_peer, "PYTHON", tmp_path / "python")
+    with pytest.raises(ConfigError, match="make peer"):
+        Peer(peer_world())
 
 
-def test_a_peer_that_ends_is_a_result(monkeypatch, tmp_path: Path) -> None:
-    """One that says why, and one that says nothing."""
+CHILD = """
+import json, sys
+work = json.loads(sys.stdin.readline())
+print("{}", flush=True)
+for line in sys.stdin:
+    assert line == "round\\n"
+    print(json.dumps({"wall_s": 2, "cpu_s": 1, "setup_wall_s": 0, "setup_cpu_s": 0}), flush=True)
+    break
+"""
+
+
+def test_a_peer_times_itself_and_one_that_ends_is_a_cause(monkeypatch, tmp_path: Path) -> None:
+    """One that says why, and one that says nothing: after a round, or at once."""
+    child = tmp_path / "child.py"
+    monkeypatch.setattr(rival_peer, "PYTHON", Path(sys.executable))
+    monkeypatch.setattr(rival_peer, "CHILD", child)
     for code, cause in (('print(\'{"cause": "no memory"}\')', "no memory"), ("", "Killed")):
-        child = tmp_path / "child.py"
         child.write_text(code)
-        monkeypatch.setattr("benchmarks.measuring.peer.PYTHON", Path(sys.executable))
-        monkeypatch.setattr("benchmarks.measuring.peer.CHILD", child)
-        with PeerWorker(Job(WORK, Spec(PEER), "cpu")) as peer:
-            assert peer.round() == Refused(cause)
+        with pytest.raises(TrainingError, match=cause):
+            Peer(peer_world())
+    child.write_text(CHILD)
+    world, clock = peer_world(), Stopwatch(CPU)
+    peer = Peer(world)
+    peer.round(clock)
+    assert clock.seconds() == Seconds(2, 1, 0, 0)
+    assert world.encoder.counts == peer.counts
+    assert world.process == peer.process.pid
+    with pytest.raises(TrainingError, match="Killed"):
+        peer.round(clock)
 
 
 @pytest.mark.full
 @pytest.mark.skipif(not PYTHON.is_file(), reason="needs make peer")
 def test_the_peer_trains() -> None:
-    job = Job(dataclasses.replace(WORK, users=2, samples=2), Spec(PEER, batch=2), "cpu")
-    with PeerWorker(job) as peer:
-        assert peer.ready is not None, peer.refused
-        got = peer.round()
-    assert isinstance(got, Round)
+    work, spec = dataclasses.replace(WORK, users=2, samples=2), Spec(PEER, batch=2)
+    with Child() as child:
+        child.call(build, work, spec, None, 0.0)
+        got = child.call(one_round)
     assert got.seconds.cpu_s > 0
-    assert (got.peak_bytes or 0) > (peer.ready.memory_bytes or 0) > 0
+    assert (got.peak_bytes or 0) > (got.before_bytes or 0) > 0
 
 
 # The memory model for published bases
@@ -382,13 +399,10 @@ def test_the_peer_trains() -> None:
 def test_shapes_have_the_published_numbers_of_parameters() -> None:
     """135M, 1.24B and 6.74B, as their publishers count them."""
     counts = [
-        sum(p.numel() for p in empty_model(config_of(shape)).parameters()) for shape in SHAPES
+        sum(p.numel() for p in empty_model(llama_of(shape)).parameters())
+        for shape in SHAPES.values()
     ]
     assert counts == [134_515_008, 1_235_814_400, 6_738_415_616]
-    for published, name in zip(SHAPES.values(), ("135m", "1b", "7b"), strict=True):
-        shape = dataclasses.asdict(SIZES[name])
-        order = ("hidden", "layers", "ffn", "heads", "kv_heads", "vocabulary", "tied")
-        assert tuple(published.values()) == tuple(shape[part] for part in order)
 
 
 def test_blocks_add_up() -> None:

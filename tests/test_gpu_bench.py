@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from benchmarks.command import run_command
-from benchmarks.contenders.build import SIZES, Shape, build_base
+from benchmarks.contenders.build import build_base
 from benchmarks.contenders.ours import Ours
 from benchmarks.contenders.specs import Spec
 from benchmarks.contenders.workload import Workload
@@ -26,15 +26,15 @@ from benchmarks.gpu import machine, race, session
 from benchmarks.gpu.agreement import agreements
 from benchmarks.gpu.budget import Budget, OutOfTimeError
 from benchmarks.gpu.document import Entry, Peaks, RaceSetting
-from benchmarks.gpu.flops import unneeded, useful
+from benchmarks.gpu.flops import linear_weights, unneeded, useful
 from benchmarks.gpu.plan import Planned, planned
 from benchmarks.gpu.race import Race
 from benchmarks.gpu.session import chosen_variants
 from benchmarks.gpu.variants import VARIANTS, Variant, with_backend
+from benchmarks.kinds import SIZES, Seconds, Shape
 from benchmarks.results import read_report, read_sources, shown
 from benchmarks.results.schema import GpuReport
 from benchmarks.results.tables import race_table
-from benchmarks.seconds import Seconds
 from proper_model.engine.memory import MemoryModel
 from proper_model.errors import ConfigError, ReportError
 from proper_model.kernels.ops import Backend
@@ -274,17 +274,17 @@ def test_settings_come_by_importance() -> None:
 def test_operations_by_hand() -> None:
     """Two layers of 4 wide with one key head of two: 2 (2*4*(4+2) + 3*4*8) = 288 weights."""
     shape = Shape(hidden=4, layers=2, ffn=8, heads=2, kv_heads=1, vocabulary=10, tied=True)
-    assert shape.linear_weights == 288
+    assert linear_weights(shape) == 288
     one = Encoded((2, 3, 4, 5, 1), 3)  # 5 tokens, 2 of which carry loss; 15 pairs
     pairs = 2 * 2 * 2 * 4 * 15 * 3  # layers, products, operations, width, pairs; there and back
     assert useful([one, one], shape) == 2 * (4 * 288 * 5 + pairs + 4 * 4 * 10 * 2)
     # As docs/performance.md section 2 has it.
-    assert 4 * SIZES["7b"].linear_weights == 4 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    assert 4 * linear_weights(SIZES["7b"]) == 4 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)
 
 
 def test_docs_say_what_a_share_of_the_peak_counts_too_much() -> None:
     """By hand: two operations a weight, of 4 d^2 + 2 d f of the first block, of 4 a weight of all."""
-    by_hand = 2 * (4 * 4096**2 + 2 * 4096 * 11008) / (4 * SIZES["7b"].linear_weights)
+    by_hand = 2 * (4 * 4096**2 + 2 * 4096 * 11008) / (4 * linear_weights(SIZES["7b"]))
     assert unneeded(SIZES["7b"]) == by_hand
     shares = {size: f"{100 * unneeded(SIZES[size]):.1f} %" for size in ("7b", "135m", "1b")}
     text = " ".join((ROOT / "docs/performance.md").read_text(encoding="utf-8").split())

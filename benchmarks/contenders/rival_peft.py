@@ -22,30 +22,11 @@ from benchmarks.contenders.world import (
     own_steps,
     row_losses,
     start_of,
-    step_count,
 )
 from proper_model.base.sites import find_sites
 from proper_model.engine.optimizer import linear_schedule
 from proper_model.kernels.packing import Encoded
 from proper_model.settings.profile import FFN_TARGETS
-
-
-def with_peft(world: World) -> Any:
-    """The base wrapped by PEFT: the engine's sites, rank and scale."""
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=world.structure.rank,
-        lora_alpha=world.structure.alpha,
-        lora_dropout=world.settings.dropout,
-        target_modules=list(FFN_TARGETS),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    with warnings.catch_warnings():
-        # PEFT reads an attribute that transformers renamed.
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        return get_peft_model(world.base, config)
 
 
 class Update:
@@ -97,7 +78,14 @@ class Loop:
         """Mean loss an answer token of every sample, [B]."""
         world = self.world
         batch = world.encoder.padded(samples, [0] * len(samples), device=world.device)
-        return row_losses(self.model, batch, all_logits=world.spec.logits == "all")
+        return row_losses(
+            self.model,
+            batch,
+            all_logits=world.spec.logits == "all",
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+        )
 
     def round(self, clock: Stopwatch) -> None:
         """Train all users, one after another."""
@@ -106,9 +94,10 @@ class Loop:
             for number, user in enumerate(world.users):
                 with clock.setup():
                     self.enter(number)
-                    update = Update(world, self.factors, step_count(user, world.settings))
+                    steps = own_steps(user, world.settings)
+                    update = Update(world, self.factors, len(steps))
                 with clock.train():
-                    for samples in own_steps(user, world.settings):
+                    for samples in steps:
                         self.losses(samples).mean().backward()
                         update.step()
                 if world.keep:
@@ -121,9 +110,22 @@ class PeftLoop(Loop):
     """PEFT's own modules; wrapping the base once and reloading weights favours this rival."""
 
     def __init__(self, world: World) -> None:
+        from peft import LoraConfig, get_peft_model
+
         super().__init__(world)
         sites = [world.base.get_submodule(site.path) for site in find_sites(world.base)]
-        self.model = with_peft(world)
+        config = LoraConfig(
+            r=world.structure.rank,
+            lora_alpha=world.structure.alpha,
+            lora_dropout=world.settings.dropout,
+            target_modules=list(FFN_TARGETS),
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        with warnings.catch_warnings():
+            # PEFT reads an attribute that transformers renamed.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+            self.model = get_peft_model(world.base, config)
         wrapped = {one.base_layer: one for one in self.model.modules() if hasattr(one, "lora_A")}
         self.factors = [
             (wrapped[site].lora_A["default"].weight, wrapped[site].lora_B["default"].weight)

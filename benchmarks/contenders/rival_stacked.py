@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.contenders.rival_peft import Loop
-from benchmarks.contenders.world import World, embedding_of, experts_of, padded_nll, shared_model
+from benchmarks.contenders.world import World, embedding_of, experts_of, row_losses, shared_model
 from proper_model.kernels.layout import routing_dtype
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapters import Experts, Router
@@ -149,7 +149,8 @@ class StackedLoop(Loop):
     def losses(self, samples: Sequence[Encoded]) -> Tensor:
         """As Hugging Face's own forward makes them, without mask where nothing is padded."""
         batch = self.world.encoder.padded(samples, [0] * len(samples), device=self.world.device)
-        ids, where = batch.input_ids, {}
+        ids = batch.input_ids
+        where: dict[str, Any] = {}
         # Told by the lengths here: looking at the mask would wait for the device.
         if len({len(sample.tokens) for sample in samples}) > 1:
             more = -ids.shape[1] % ALIGNED if self.compiled else 0
@@ -160,7 +161,4 @@ class StackedLoop(Loop):
         if self.compiled:
             # Else the first block, whose input needs no gradient, would be a program of its own.
             start.requires_grad_()
-        keep = batch.answer_width + 1
-        output = self.model(inputs_embeds=start, logits_to_keep=keep, use_cache=False, **where)
-        losses = padded_nll(output.logits, batch.labels[:, -keep:])
-        return losses / (batch.labels != -100).sum(1)
+        return row_losses(self.model, batch, inputs_embeds=start, **where)

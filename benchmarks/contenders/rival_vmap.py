@@ -20,10 +20,10 @@ from benchmarks.contenders.world import (
     LEARNING_RATE,
     Factors,
     World,
+    own_steps,
     padded_nll,
     shared_steps,
     start_of,
-    step_count,
 )
 from proper_model.engine.optimizer import StackedAdamW, linear_schedule
 from proper_model.text.encoding import PaddedBatch
@@ -52,7 +52,7 @@ class Vmap:
                 weight_decay=settings.weight_decay,
                 max_grad_norm=settings.max_grad_norm,
             )
-            totals = [step_count(user, settings) for user in world.users]
+            totals = [len(own_steps(user, settings)) for user in world.users]
         with clock.train():
             for number, step in enumerate(shared_steps(world.users, settings)):
                 rates = torch.zeros(len(world.users), dtype=torch.float64)
@@ -99,15 +99,16 @@ class Vmap:
         shares: list[float],
     ) -> None:
         keep = batch.answer_width + 1
-        per_row = vmap(
-            grad(self._loss), in_dims=(0, 0, 0, 0, 0, 0, 0, None), randomness="different"
-        )
+        inputs = {
+            "input_ids": batch.input_ids,
+            "attention_mask": _causal(batch.attention_mask, self.world.base.dtype),
+            "position_ids": batch.position_ids,
+        }
+        per_row = vmap(grad(self._loss), in_dims=(0, 0, 0, 0, 0, None), randomness="different")
         found = per_row(
             {name: weight[batch.slots] for name, weight in stacked.items()},
             {name: value[batch.slots] for name, value in fixed.items()},
-            batch.input_ids,
-            _causal(batch.attention_mask, self.world.base.dtype),
-            batch.position_ids,
+            inputs,
             batch.labels[:, -keep:],
             torch.tensor(shares, device=self.world.device),
             keep,
@@ -120,21 +121,15 @@ class Vmap:
         self,
         own: dict[str, Tensor],
         fixed: dict[str, Tensor],
-        ids: Tensor,
-        mask: Tensor,
-        positions: Tensor,
+        inputs: dict[str, Tensor],
         labels: Tensor,
         share: Tensor,
         keep: int,
     ) -> Tensor:
-        inputs = {
-            "input_ids": ids[None],
-            "attention_mask": mask[None],
-            "position_ids": positions[None],
-            "logits_to_keep": keep,
-            "use_cache": False,
-        }
-        output: Any = functional_call(self.world.base, own | fixed, kwargs=inputs)
+        """Of one row of a pass, its share in the user's mean loss."""
+        given: dict[str, Any] = {name: value[None] for name, value in inputs.items()}
+        given |= {"logits_to_keep": keep, "use_cache": False}
+        output: Any = functional_call(self.world.base, own | fixed, kwargs=given)
         loss = padded_nll(output.logits, labels[None])[0]
         return loss / (labels != -100).sum() * share
 

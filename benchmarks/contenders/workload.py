@@ -1,6 +1,6 @@
 """Users to train: how many, how many samples each, how long, drawn at random from a seed.
 
-Only shapes matter to speed, so tokens are random; lengths are all equal, log-normal, or those of
+Only shapes matter to speed, so tokens are random; lengths are all equal, drawn, or those of
 real users in ../shared/data. As in training, a sample ends with a short answer that alone carries
 loss.
 """
@@ -21,23 +21,20 @@ from proper_model.kernels.packing import Batch, Encoded
 from proper_model.tasks.task import load_task
 from proper_model.text.encoding import Encoder, PaddedBatch
 
-Lengths = Literal["fixed", "ragged", "lognormal", "real"]
+Lengths = Literal["fixed", "ragged", "real"]
 ROOT = Path(__file__).resolve().parents[2]
 REAL_DATA = ROOT.parent / "shared" / "data"
 TOKENIZER = ROOT.parent / "shared" / "models" / "mini-llama"
 PAD, EOS, FIRST_TOKEN = 0, 1, 2  # random tokens start behind the special ones
 ANSWERS = (2, 3, 4)  # tokens of an answer, the end included
-# Spread of log-normal lengths and counts, near that of the real users' histories.
-LENGTH_SIGMA, ITEMS_SIGMA = 0.5, 0.8
-LONGEST, MOST_ITEMS = 512, 8  # times the median, so that one draw cannot rule a benchmark
+SIGMA = 0.5  # of log-normal lengths, near that of the real users' items
+LONGEST = 512
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained. `tokens` and `samples` are exact if `lengths` is fixed, else medians.
-
-    `ragged` draws lengths alone: everybody has as many samples. With real lengths `tokens` is not
-    used, and `samples` caps a user's history.
+    """What is trained: `samples` of everybody, of `tokens` each, which is a median where lengths are
+    `ragged`. With real lengths `tokens` is not used, and `samples` caps a user's history.
     """
 
     size: str
@@ -112,22 +109,15 @@ def make_users(work: Workload, vocabulary: int) -> list[User]:
         if shapes is not None:
             lengths = shapes[u % len(shapes)]
         else:
-            lengths = [_length(work, rng) for _ in range(_items(work, rng))]
+            lengths = [_length(work, rng) for _ in range(work.samples)]
         users.append(User(tuple(_sample(n, vocabulary, rng) for n in lengths), seed))
     return users
-
-
-def _items(work: Workload, rng: random.Random) -> int:
-    if work.lengths in ("fixed", "ragged"):
-        return work.samples
-    drawn = round(rng.lognormvariate(math.log(work.samples), ITEMS_SIGMA))
-    return min(max(drawn, 1), MOST_ITEMS * work.samples)
 
 
 def _length(work: Workload, rng: random.Random) -> int:
     if work.lengths == "fixed":
         return work.tokens
-    drawn = round(rng.lognormvariate(math.log(work.tokens), LENGTH_SIGMA))
+    drawn = round(rng.lognormvariate(math.log(work.tokens), SIGMA))
     return min(max(drawn, max(ANSWERS) + 1), LONGEST)
 
 
@@ -146,7 +136,7 @@ def _real_shapes(most: int) -> list[list[int]]:
     if not REAL_DATA.is_dir() or not TOKENIZER.is_dir():
         raise ConfigError(
             "real lengths need the users in ../shared/data and the base in ../shared/models",
-            hint="log-normal lengths need nothing",
+            hint="fixed lengths need nothing",
         )
     encoder = Encoder(
         AutoTokenizer.from_pretrained(str(TOKENIZER)),

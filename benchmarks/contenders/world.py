@@ -7,6 +7,7 @@ which is what lets tests compare where they end.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -63,6 +64,7 @@ class World:
     structure: Structure = field(default_factory=lambda: preset("default"))
     encoder: CountingEncoder = field(default_factory=CountingEncoder)
     keep: bool = False
+    process: int | str = "self"  # whose memory counts: that of a peer is another
 
     @property
     def device(self) -> torch.device:
@@ -136,17 +138,15 @@ def experts_of(model: AdaptedModel, number: int) -> Experts:
     return experts
 
 
-def own_steps(user: User, settings: TrialSettings) -> Iterator[list[Encoded]]:
+def own_steps(user: User, settings: TrialSettings) -> list[list[Encoded]]:
     """A user's samples step by step, in the order in which the engine trains them."""
+    size, steps = settings.batch_size, []
     for epoch in range(settings.epochs):
         order = epoch_order(len(user.samples), seed=user.seed, epoch=epoch)
-        for start in range(0, len(order), settings.batch_size):
-            yield [user.samples[i] for i in order[start : start + settings.batch_size]]
-
-
-def step_count(user: User, settings: TrialSettings) -> int:
-    """Optimizer steps of one user."""
-    return settings.epochs * -(-len(user.samples) // settings.batch_size)
+        steps += [
+            [user.samples[i] for i in order[n : n + size]] for n in range(0, len(order), size)
+        ]
+    return steps
 
 
 def padded_nll(logits: Tensor, labels: Tensor) -> Tensor:
@@ -159,17 +159,12 @@ def padded_nll(logits: Tensor, labels: Tensor) -> Tensor:
     return losses.view(targets.shape).sum(1)
 
 
-def row_losses(model: Any, batch: PaddedBatch, *, all_logits: bool = False, **more: Any) -> Tensor:
-    """Mean loss an answer token of every row, [B], by Hugging Face's own forward."""
+def row_losses(
+    model: Any, batch: PaddedBatch, *, all_logits: bool = False, **inputs: Any
+) -> Tensor:
+    """Mean loss an answer token of every row, [B], by Hugging Face's own forward of these inputs."""
     keep = 0 if all_logits else batch.answer_width + 1  # 0 is Hugging Face's "all"
-    output = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        logits_to_keep=keep,
-        use_cache=False,
-        **more,
-    )
+    output = model(logits_to_keep=keep, use_cache=False, **inputs)
     losses = padded_nll(output.logits, batch.labels[:, -keep:])
     return losses / (batch.labels != -100).sum(1)
 
@@ -192,14 +187,9 @@ def packed_steps(users: Sequence[User], settings: TrialSettings) -> Iterator[lis
 
 def _steps(users: Sequence[User], settings: TrialSettings) -> Iterator[list[Row]]:
     """Every user's next step, until all users are through."""
-    waiting = {slot: own_steps(user, settings) for slot, user in enumerate(users)}
-    while waiting:
-        rows: list[Row] = []
-        for slot in list(waiting):
-            picked = next(waiting[slot], None)
-            if picked is None:
-                del waiting[slot]
-                continue
-            rows += [Row(slot, sample, 1 / len(picked)) for sample in picked]
-        if rows:
-            yield rows
+    for step in itertools.zip_longest(*(own_steps(user, settings) for user in users), fillvalue=[]):
+        yield [
+            Row(slot, sample, 1 / len(picked))
+            for slot, picked in enumerate(step)
+            for sample in picked
+        ]

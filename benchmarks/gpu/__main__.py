@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.command import ready_device, ready_file, start
+from benchmarks.command import ready_file, start
 from client.terminal.console import print_line, say
 from proper_model.errors import ReportError
 
@@ -41,14 +41,15 @@ def run(
     seed: Annotated[int, typer.Option(help="Of weights, tokens and lengths.")] = 0,
 ) -> None:
     """Measure and write OUT."""
-    ready_device(device)
-    ready_file(out)
     # What follows needs torch, whose loading counts.
     from benchmarks.contenders.build import shape_of
     from benchmarks.gpu.budget import Budget
+    from benchmarks.gpu.machine import ready_device
     from benchmarks.gpu.plan import planned
     from benchmarks.gpu.session import Session, chosen_variants
 
+    ready_device(device)
+    ready_file(out)
     budget, variants = Budget(seconds, BEGAN), chosen_variants(variant or ())
     for name in size:
         shape_of(name)

@@ -10,8 +10,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Literal
 
-from benchmarks.kinds import STRICT
-from benchmarks.seconds import Seconds
+from benchmarks.kinds import STRICT, Seconds
 
 TOKENS_A_USER = 48_000  # a history, by which people an hour are counted
 Status = Literal["measured", "failed", "skipped"]

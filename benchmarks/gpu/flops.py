@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmarks.contenders.build import Shape
+from benchmarks.kinds import Shape
 from proper_model.kernels.packing import Encoded
+
+
+def linear_weights(shape: Shape) -> int:
+    """Weights of all blocks' linears."""
+    keys = shape.hidden // shape.heads * shape.kv_heads
+    attention = 2 * shape.hidden * (shape.hidden + keys)
+    return shape.layers * (attention + 3 * shape.hidden * shape.ffn)
 
 
 def useful(samples: Iterable[Encoded], shape: Shape) -> int:
@@ -30,7 +37,7 @@ def useful(samples: Iterable[Encoded], shape: Shape) -> int:
     found = 0
     for sample in samples:
         tokens = len(sample.tokens)
-        found += 4 * shape.linear_weights * tokens
+        found += 4 * linear_weights(shape) * tokens
         found += 6 * shape.layers * shape.hidden * tokens * (tokens + 1)
         found += 4 * shape.hidden * shape.vocabulary * sample.answer_tokens
     return found
@@ -40,5 +47,5 @@ def unneeded(shape: Shape) -> float:
     """Share of all linears' operations that training may leave out: back to inputs of the first block's
     attention, gate and up, below which nothing trains.
     """
-    attention = shape.linear_weights // shape.layers - 3 * shape.hidden * shape.ffn
-    return 2 * (attention + 2 * shape.hidden * shape.ffn) / (4 * shape.linear_weights)
+    attention = linear_weights(shape) // shape.layers - 3 * shape.hidden * shape.ffn
+    return 2 * (attention + 2 * shape.hidden * shape.ffn) / (4 * linear_weights(shape))

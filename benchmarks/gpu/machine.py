@@ -11,10 +11,23 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu.document import Accelerator
+from proper_model.errors import ConfigError
 
 VERSIONS = ("torch", "triton", "transformers", "peft", "numpy")
+DEVICES = ("cpu", "cuda")
 _DRIVER = Path("/proc/driver/nvidia/version")
 _NUMBER = re.compile(r"\s(\d{3,}\.\d+(?:\.\d+)?)\s")
+
+
+def ready_device(name: str) -> None:
+    """Raises ConfigError for another name than those of DEVICES, or if this machine has none."""
+    if name not in DEVICES:
+        raise ConfigError(f"unknown device '{name}'", hint="known are: " + ", ".join(DEVICES))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--device cuda: PyTorch finds no GPU here",
+            hint="use --device cpu, or a PyTorch that is built for this GPU",
+        )
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.contenders.build import Shape
 from benchmarks.contenders.measure import (
     Stopwatch,
     memory_bytes,
@@ -26,6 +25,7 @@ from benchmarks.gpu.document import Entry, RaceSetting
 from benchmarks.gpu.flops import useful
 from benchmarks.gpu.plan import Planned
 from benchmarks.gpu.variants import Variant
+from benchmarks.kinds import Shape
 from benchmarks.measuring.processes import cause_of
 from proper_model.engine.memory import MemoryModel, free_bytes, release_memory
 from proper_model.engine.memory_budget import memory_model

@@ -9,18 +9,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.contenders.build import Shape, build_base, make_contender
+from benchmarks.contenders.build import build_base, make_contender
 from benchmarks.contenders.measure import Stopwatch
 from benchmarks.contenders.specs import Spec
 from benchmarks.contenders.workload import Workload, make_users
 from benchmarks.contenders.world import Factors, World, settings_of, start_of
-from benchmarks.kinds import WITHOUT_EXPERTS, Agreement
+from benchmarks.kinds import OTHERS, WITHOUT_EXPERTS, Agreement, Shape
 from benchmarks.measuring.processes import cause_of
 from proper_model.kernels.ops import Backend
 
@@ -28,6 +28,7 @@ from proper_model.kernels.ops import Backend
 TINY = Shape(hidden=96, layers=2, ffn=208, heads=6, kv_heads=2, vocabulary=384, tied=True)
 WORK = Workload("tiny", users=5, samples=3, tokens=20, lengths="ragged", seed=0)
 REFERENCE = Spec("ours-moe", backend=Backend.REFERENCE.value)  # einsum and autograd
+CPU = torch.device("cpu")
 
 Trained = tuple[Tensor, Tensor]  # all adapters after a round and before it, each in one line
 
@@ -61,21 +62,29 @@ def compared(name: str, dtype: str, train: Callable[[], Trained], with_: Trained
     )
 
 
-def agreements(specs: Iterable[Spec], device: str) -> Iterator[Agreement]:
-    """Every contender that trains the reference's function, beside the reference in float64.
+def agreements(specs: Iterable[Spec]) -> list[Agreement]:
+    """Every contender that trains the reference's function, beside the reference in float64; at a thread.
 
-    That has experts and router or not, and takes as many samples in a step, as the contender does.
+    The reference has experts and router or not, and takes as many samples in a step, as the contender.
     """
+    torch.set_num_threads(1)
     references: dict[Spec, Trained] = {}
-    where = torch.device(device)
-    for spec in specs:
+    found = []
+    alike = (
+        dataclasses.replace(one, threads=Spec.threads, tokens_per_step=Spec.tokens_per_step)
+        for one in specs
+    )
+    for spec in dict.fromkeys(alike):
+        if spec.kind in OTHERS:
+            continue
         kind = "ours" if spec.kind in WITHOUT_EXPERTS else "ours-moe"
         like = dataclasses.replace(REFERENCE, kind=kind, batch=spec.batch, dtype="float64")
         if like not in references:
-            references[like] = trained_by(like, where)
+            references[like] = trained_by(like, CPU)
         label = dataclasses.replace(spec, dtype=Spec.dtype).label
-        train = functools.partial(trained_by, spec, where)
-        yield compared(label, spec.dtype, train, references[like])
+        train = functools.partial(trained_by, spec, CPU)
+        found.append(compared(label, spec.dtype, train, references[like]))
+    return found
 
 
 def _in_line(adapters: Mapping[int, Factors]) -> Tensor:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
 
 import torch
 
+from benchmarks.contenders.build import llama_of
 from benchmarks.contenders.workload import Ids
+from benchmarks.kinds import SIZES, Shape
 from benchmarks.results.schema import Predicted
 from proper_model.base.config import empty_model
 from proper_model.base.sizes import BaseShape
@@ -32,26 +33,11 @@ DTYPES = (torch.float32, torch.bfloat16)
 PROBE_VOCABULARY = 1024
 
 
-# By Hugging Face's names of a configuration.
-_NAMES = (
-    *("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads"),
-    *("num_key_value_heads", "vocab_size", "tie_word_embeddings"),
-)
-SHAPES: dict[str, dict[str, Any]] = {
-    name: dict(zip(_NAMES, values, strict=True))
-    for name, *values in (
-        ("135M (SmolLM2)", 576, 30, 1536, 9, 3, 49152, True),
-        ("1B (Llama 3.2)", 2048, 16, 8192, 32, 8, 128256, True),
-        ("7B (Llama 2)", 4096, 32, 11008, 32, 32, 32000, False),
-    )
+SHAPES = {
+    "135M (SmolLM2)": SIZES["135m"],
+    "1B (Llama 3.2)": SIZES["1b"],
+    "7B (Llama 2)": SIZES["7b"],
 }
-
-
-def config_of(shape: str, **changed: int) -> Any:
-    """The configuration of a public shape."""
-    from transformers import LlamaConfig
-
-    return LlamaConfig(**{**SHAPES[shape], "pad_token_id": 0, **changed})
 
 
 def predict(
@@ -59,16 +45,22 @@ def predict(
 ) -> list[Predicted]:
     """Base, loading and training bytes of a shape for every way to hold and to compute it."""
     found = []
-    parameters = empty_model(config_of(shape)).named_parameters()
+    parameters = empty_model(llama_of(SHAPES[shape])).named_parameters()
     base = BaseShape.of({name: tuple(p.shape) for name, p in parameters})
     trial = lora_settings(settings, epochs=settings.user.epochs)
     for dtype, recompute in itertools.product(DTYPES, (False, True)):
         trial = dataclasses.replace(trial, recompute=recompute)
         few, more = (
-            _model_of(shape, layers, dtype, structure, trial, sample_tokens) for layers in (1, 2)
+            _model_of(
+                dataclasses.replace(SHAPES[shape], layers=layers, vocabulary=PROBE_VOCABULARY),
+                dtype,
+                structure,
+                trial,
+                sample_tokens,
+            )
+            for layers in (1, 2)
         )
-        layers = SHAPES[shape]["num_hidden_layers"]
-        training = _training_bytes(layers, few, more, settings, sample_tokens)
+        training = _training_bytes(SHAPES[shape].layers, few, more, settings, sample_tokens)
         found += [
             Predicted(
                 shape=shape,
@@ -86,18 +78,16 @@ def predict(
 
 
 def _model_of(
-    shape: str,
-    layers: int,
+    shape: Shape,
     dtype: torch.dtype,
     structure: Structure,
     settings: TrialSettings,
     sample_tokens: int,
 ) -> MemoryModel:
-    """The memory model of the first blocks of a shape."""
+    """The memory model of a base of this shape."""
     from transformers import AutoModelForCausalLM
 
-    config = config_of(shape, num_hidden_layers=layers, vocab_size=PROBE_VOCABULARY)
-    base = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    base = AutoModelForCausalLM.from_config(llama_of(shape), dtype=dtype)
     model = AdaptedModel(base, structure, generator=torch.Generator().manual_seed(0))
     model.requires_grad_(False)
     encoder = Encoder(Ids(), max_prompt_tokens=sample_tokens, max_answer_tokens=8)

@@ -38,20 +38,16 @@ def program(home: Path, passphrase: Path) -> list[str]:
     ]
 
 
-def environment(threads: int) -> dict[str, str]:
-    """Of every process that is measured."""
-    return {**os.environ, "OMP_NUM_THREADS": str(threads)}
+def _started(command: Sequence[str], threads: int, stdout: int) -> subprocess.Popen[bytes]:
+    """A process that is measured."""
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.DEVNULL)
 
 
 def run_program(command: Sequence[str], threads: int) -> int:
     """Run a program; the highest resident memory it had, in bytes. Raises ProgramError if it failed."""
     peak = 0
-    with subprocess.Popen(
-        command,
-        env=environment(threads),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    with _started(command, threads, subprocess.DEVNULL) as process:
         while process.poll() is None:
             # Not getrusage: that counts what this process held when it started the other one.
             peak = max(peak, high_water_bytes(Path(f"/proc/{process.pid}/status")) or 0)
@@ -67,12 +63,8 @@ def run_program(command: Sequence[str], threads: int) -> int:
 def generate_once(command: Sequence[str], question: str, threads: int) -> float:
     """Seconds from the start of `proper generate` to the first sign of its answer."""
     begin = time.monotonic()
-    with subprocess.Popen(
-        [*command, "generate", question, "--max-tokens", "1"],
-        env=environment(threads),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    words = [*command, "generate", question, "--max-tokens", "1"]
+    with _started(words, threads, subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.read(1)
         seconds = time.monotonic() - begin
@@ -85,12 +77,8 @@ def generate_once(command: Sequence[str], question: str, threads: int) -> float:
 @contextmanager
 def serving(command: Sequence[str], threads: int) -> Iterator[Mapping[str, str]]:
     """What `proper serve --json` says of itself while it runs."""
-    with subprocess.Popen(
-        [*command, "serve", "--port", "0", "--json"],
-        env=environment(threads),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    words = [*command, "serve", "--port", "0", "--json"]
+    with _started(words, threads, subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             yield json.loads(process.stdout.readline())

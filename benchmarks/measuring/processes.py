@@ -12,7 +12,6 @@ import signal
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Self, TypeVar
 
 from proper_model.errors import ProperError, TrainingError
@@ -47,80 +46,65 @@ def without_ctrl_c() -> Iterator[None]:
 
 
 class Child:
-    """A process and this end of its pipe; the other end is the target's first argument.
+    """A process that calls functions when it is asked, and this end of its pipe.
 
     It is forked from a server that has imported everything and computed nothing.
     """
 
-    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
+    def __init__(self) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         self._here, there = context.Pipe()
-        self._process = context.Process(target=target, args=(there, *arguments), daemon=True)
+        self._process = context.Process(target=_serve, args=(there,), daemon=True)
         with without_ctrl_c():
             self._process.start()
         there.close()  # else the pipe stays open when the child dies
 
-    def send(self, word: str) -> None:
-        """Raises OSError if the process has gone."""
-        self._here.send(word)
+    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """`function(*arguments)`, computed over there; all of it travels by pickle.
 
-    def receive(self) -> object:
-        """Wait for the next answer. Raises EOFError or OSError if the process has gone."""
-        return self._here.recv()
-
-    def exit_code(self) -> int | None:
-        """Of a process that is ending."""
-        self._process.join(STOP_S)
-        return self._process.exitcode
+        Raises the function's own ProperError, and TrainingError if it raised something else or the
+        process was ended from outside.
+        """
+        try:
+            self._here.send((function, arguments))
+            found = self._here.recv()
+        except (EOFError, OSError):
+            self._process.join(STOP_S)
+            raise TrainingError(
+                f"Killed: a measuring process ended (exit code {self._process.exitcode})",
+                hint="most likely the system ended it for its memory; leave out the largest setting",
+            ) from None
+        if isinstance(found, ProperError):
+            raise found
+        result: Result = found
+        return result
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            with contextlib.suppress(OSError):
-                self._here.send("stop")
-            self._process.join(STOP_S)
-        if self._process.is_alive():  # on Ctrl-C it is in the middle of its work
-            self._process.terminate()
-            self._process.join()
-        self._here.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._here.close()  # ends a process that waits
+        # After Ctrl-C it is in the middle of its work.
+        self._process.join(STOP_S if kind is None else 0.0)
+        self._process.terminate()
+        self._process.join()
 
 
 def in_own_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """`function(*arguments)`, computed by a process that is gone afterwards.
-
-    Function, arguments and result travel by pickle. Raises the function's own ProperError, and
-    TrainingError if it raised something else or its process was ended from outside.
-    """
-    with Child(_call, function, arguments) as child:
-        try:
-            found = child.receive()
-        except EOFError:
-            raise TrainingError(
-                f"a measuring process ended by itself (exit code {child.exit_code()})",
-                hint="most likely the system ended it for its memory; leave out the largest setting",
-            ) from None
-    if isinstance(found, ProperError):
-        raise found
-    result: Result = found  # type: ignore[assignment]
-    return result
+    """As `Child.call`, by a process that is gone afterwards."""
+    with Child() as child:
+        return child.call(function, *arguments)
 
 
-def _call(
-    there: Connection, function: Callable[..., object], arguments: tuple[object, ...]
-) -> None:
-    answer: object
-    try:
-        answer = function(*arguments)
-    except ProperError as error:
-        answer = error
-    except Exception as error:  # noqa: BLE001 - told to the parent, whatever it is
-        answer = TrainingError(f"a measuring process failed: {cause_of(error)}")
-    there.send(answer)
+def _serve(there: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone
+        while True:
+            function, arguments = there.recv()
+            try:
+                answer = function(*arguments)
+            except ProperError as error:
+                answer = error
+            except Exception as error:  # noqa: BLE001 - told to the parent, whatever it is
+                answer = TrainingError(cause_of(error))
+            there.send(answer)

@@ -1,26 +1,29 @@
 """The schema of every benchmark's JSON file: what ran where, and each round as it was measured.
 
-Rates and ratios are computed from the stored rounds when they are shown. Version 1 stored them as
-well; they are dropped on reading, and tests hold the computed ones to them.
+Rates and ratios are computed from the stored rounds when they are shown.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from benchmarks.gpu.document import Accelerator, Peaks, RaceSetting, Skipped
-from benchmarks.kinds import SCHEMA, Agreement
+from benchmarks.kinds import SCHEMA, Agreement, Seconds
 from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
 from simulations.outcome.results import Hardware, first_fault
-
-Clock = Literal["cpu_s", "wall_s"]
 
 
 class _Strict(BaseModel):
@@ -29,7 +32,7 @@ class _Strict(BaseModel):
     )
 
 
-class Report(_Strict):
+class _Report(_Strict):
     """What all benchmarks say of themselves."""
 
     schema_: int = Field(default=SCHEMA, ge=1, le=SCHEMA, alias="schema")
@@ -51,19 +54,6 @@ class Spread(NamedTuple):
         return cls(statistics.median(values), min(values), max(values))
 
 
-class RoundSeconds(_Strict):
-    """Wall and CPU seconds of training all of a contender's users once, and of setting them up.
-
-    Wall seconds say what a user of the machine gets; CPU seconds of the process
-    hardly change when others use the machine too.
-    """
-
-    wall_s: float = Field(gt=0)
-    cpu_s: float = Field(gt=0)
-    setup_wall_s: float = Field(ge=0)
-    setup_cpu_s: float = Field(ge=0)
-
-
 class Measured(_Strict):
     """What a contender did in each round, how quickly, and its memory.
 
@@ -76,7 +66,7 @@ class Measured(_Strict):
     padded_tokens: int = Field(ge=1)
     logit_positions: int = Field(ge=1)
     passes: int = Field(ge=1)
-    rounds: list[RoundSeconds] = Field(min_length=1)
+    rounds: list[Seconds] = Field(min_length=1)
     memory_before_bytes: int | None
     memory_peak_bytes: int | None
 
@@ -84,17 +74,12 @@ class Measured(_Strict):
     def samples_a_second(self) -> Spread:
         return Spread.of([self.samples / one.wall_s for one in self.rounds])
 
-    @property
-    def samples_a_cpu_second(self) -> Spread:
-        return Spread.of([self.samples / one.cpu_s for one in self.rounds])
-
-    def times(self, other: Measured, clock: Clock = "cpu_s") -> Spread:
-        """How many times the other's tokens a second, round by round: both met the same noise."""
-        seconds = [
-            (getattr(mine, clock), getattr(its, clock))
-            for mine, its in zip(self.rounds, other.rounds, strict=True)
-        ]
-        return Spread.of([self.tokens / mine * its / other.tokens for mine, its in seconds])
+    def times(self, other: Measured) -> Spread:
+        """How many times the other's tokens a CPU second, which other work on the machine changes
+        least; round by round, since both met the same noise.
+        """
+        both = zip(self.rounds, other.rounds, strict=True)
+        return Spread.of([self.tokens / a.cpu_s * b.cpu_s / other.tokens for a, b in both])
 
 
 class ContenderResult(_Strict):
@@ -110,8 +95,8 @@ class ContenderResult(_Strict):
     attention: str | None
     tokens_per_step: int = Field(ge=1)
     backend: str
-    compile: bool = False
-    status: Literal["measured", "not possible in training", "failed"]
+    compile: bool
+    status: Literal["measured", "failed"]
     cause: str | None
     measured: Measured | None
 
@@ -131,7 +116,7 @@ class Setting(_Strict):
     users: int = Field(ge=1)
     samples: int = Field(ge=1)
     tokens: int = Field(ge=1)
-    lengths: Literal["fixed", "ragged", "lognormal", "real"]
+    lengths: Literal["fixed", "ragged", "real"]
     seed: int
     contenders: list[ContenderResult] = Field(min_length=1)
 
@@ -142,25 +127,24 @@ class Setting(_Strict):
         return self
 
 
-class EngineReport(Report):
+class EngineReport(_Report):
     """One run of `python -m benchmarks.engine`.
 
     Attributes:
-        interleaved: whether contenders took turns round by round, as all do now.
+        interleaved: contenders took turns, round by round.
         load_before: the machine's load average before the run: what else was going on.
-        agreement: how far from the reference's in float64 each contender's training is; early files
-            lack it.
+        agreement: how far from the reference's in float64 each contender's training is.
     """
 
     benchmark: Literal["engine"] = "engine"
     commit: str
-    device: str
+    device: Literal["cpu"] = "cpu"
     rounds: int = Field(ge=1)
     warmup: int = Field(ge=0)
     dropout: float = Field(ge=0, lt=1)
-    interleaved: bool
+    interleaved: Literal[True] = True
     load_before: float = Field(ge=0)
-    agreement: list[Agreement] = []
+    agreement: list[Agreement]
     settings: list[Setting] = Field(min_length=1)
 
 
@@ -189,7 +173,7 @@ class MemoryPeak(_Strict):
         return self.predicted_bytes / self.measured_bytes - 1
 
 
-class MemoryReport(Report):
+class MemoryReport(_Report):
     """Everything one run of `python -m benchmarks.memory` found."""
 
     benchmark: Literal["memory"] = "memory"
@@ -203,7 +187,7 @@ class Adaptation(_Strict):
 
     base_weights: str
     recompute: bool
-    max_memory_bytes: int | None
+    max_memory_bytes: None = None
     seconds: list[float] = Field(min_length=1)
     peak_bytes: list[int] = Field(min_length=1)
 
@@ -212,16 +196,16 @@ class Predicted(_Strict):
     """The memory model's bytes for a base of a public shape.
 
     `training_bytes` is one user with all candidate learning rates, beside the base. `dtype` is what
-    is computed in, and `loading_bytes` the most that loading takes; early files lack both.
+    is computed in, and `loading_bytes` the most that loading takes.
     """
 
     shape: str
     parameters: int
     weights: str
-    dtype: str | None = None
+    dtype: str
     recompute: bool
     base_bytes: int
-    loading_bytes: int | None = None
+    loading_bytes: int
     training_bytes: int
 
 
@@ -252,7 +236,7 @@ class PersonRun(_Strict):
     serve_s: float = Field(ge=0)
 
 
-class DeviceReport(Report):
+class DeviceReport(_Report):
     """Everything one run of `python -m benchmarks.device` found."""
 
     benchmark: Literal["device"] = "device"
@@ -265,7 +249,7 @@ class DeviceReport(Report):
     adaptations: list[Adaptation] = Field(min_length=1)
     sample_tokens: int = Field(ge=1)
     predicted: list[Predicted] = Field(alias="foretold")
-    persons: list[PersonRun] = []  # early files have none
+    persons: list[PersonRun]
 
 
 class WholeRun(_Strict):
@@ -295,7 +279,7 @@ class Checkout(_Strict):
     apart: float = Field(ge=0)
 
 
-class PipelineReport(Report):
+class PipelineReport(_Report):
     """One run of `python -m benchmarks.pipeline`; `arguments` are those of every run."""
 
     benchmark: Literal["pipeline"] = "pipeline"
@@ -306,7 +290,7 @@ class PipelineReport(Report):
     checkouts: list[Checkout] = Field(min_length=1)
 
 
-class GpuReport(Report):
+class GpuReport(_Report):
     """One run of `python -m benchmarks.gpu`, whose classes say what is in its parts.
 
     Attributes:
@@ -328,14 +312,8 @@ class GpuReport(Report):
     skipped: list[Skipped]
 
 
-SCHEMAS: dict[str, type[Report]] = {
-    "engine": EngineReport,
-    "memory": MemoryReport,
-    "device": DeviceReport,
-    "pipeline": PipelineReport,
-    "gpu": GpuReport,
-}
-KNOWN = "benchmarks are: " + ", ".join(f"python -m benchmarks.{kind}" for kind in SCHEMAS)
+Report = EngineReport | MemoryReport | DeviceReport | PipelineReport | GpuReport
+_FILE: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="benchmark")])
 
 
 class Source(NamedTuple):
@@ -353,23 +331,16 @@ def read_sources(paths: Iterable[Path]) -> list[Source]:
 def read_report(path: Path) -> Report:
     """Read one file by what it says it is. Raises ReportError naming the file and its first fault."""
     try:
-        text = path.read_text(encoding="utf-8")
-        document = json.loads(text)
+        return _FILE.validate_json(path.read_bytes())
     except OSError as error:
         raise ReportError(
             f"{path}: cannot be read ({error.strerror})", hint="check the path and its permissions"
         ) from error
-    except (ValueError, RecursionError) as error:  # the latter: nested without end
-        raise ReportError(f"{path}: not JSON ({type(error).__name__})", hint=KNOWN) from error
-    kind = document.get("benchmark") if isinstance(document, dict) else None
-    if not isinstance(kind, str) or kind not in SCHEMAS:
-        raise ReportError(f"{path}: not a benchmark: 'benchmark' names none", hint=KNOWN)
-    try:
-        return SCHEMAS[kind].model_validate_json(text)
     except ValidationError as error:
         raise ReportError(
             f"{path}: not a benchmark of schema {SCHEMA}: {first_fault(error)}",
-            hint=f"run it again: python -m benchmarks.{kind}",
+            hint="benchmarks are: python -m benchmarks.KIND, where KIND is engine, memory, device, "
+            "pipeline or gpu",
         ) from error
 
 

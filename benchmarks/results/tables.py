@@ -11,24 +11,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from benchmarks.gpu.document import TOKENS_A_USER, Peaks, RaceSetting
-from benchmarks.kinds import Agreement
-from benchmarks.results.person_table import person_table
+from benchmarks.kinds import SIZES, Agreement
 from benchmarks.results.schema import (
     Checkout,
-    Clock,
     ContenderResult,
     DeviceReport,
     EngineReport,
     GpuReport,
     Measured,
-    MemoryPeak,
     MemoryReport,
+    PersonRun,
     PipelineReport,
-    Predicted,
+    Report,
     Setting,
     Source,
     Spread,
-    WholeRun,
 )
 from client.terminal.tables import Table
 from simulations.outcome.results import Hardware
@@ -37,13 +34,6 @@ ENGINE, LOOP = "ours-moe", "stacked-loop"
 OURS = (ENGINE, "ours", "limit")  # everybody else is a rival
 # What `Backend.best_on` chooses on a CPU; by name, since a table needs no torch.
 BACKEND = "fused"
-HIDDEN = {
-    "overhead": 64,
-    "small": 256,
-    "135m": 576,
-    "1b": 2048,
-    "7b": 4096,
-}  # of `sizes`, which needs torch as well
 NONE = "–"
 GIB, MIB = 2**30, 2**20
 # What the design asks of the engine on a CPU with 32 users in float32, against the compiled loop with as
@@ -54,14 +44,13 @@ TARGETS: dict[tuple[str, str, int | None], float] = {
     ("small", "fixed", 96): 1.6,
     ("small", "real", None): 1.6,
 }
+Part = tuple[Table, list[str]]  # and what is to be said below it
+Cells = dict[tuple[str, ...], dict[str, str]]  # by the names of a row, then by a column's
 
 
-def setting_table(setting: Setting, clock: Clock = "cpu_s") -> Table:
+def setting_table(setting: Setting) -> Table:
     """A row a contender, quickest first: its rate, and how many times that the engine makes which takes
     as many samples in an optimizer step, in the same dtype.
-
-    Args:
-        clock: what ratios of rates are by; see `clock_of`.
     """
     header = ("contender", "users", "samples/s", "× ours at equal steps", "peak, MiB")
     rows = []
@@ -71,8 +60,9 @@ def setting_table(setting: Setting, clock: Clock = "cpu_s") -> Table:
             rows.append((result.label, NONE, f"{result.status} ({cause})", NONE, NONE))
             continue
         engine = _engine(setting, result)
-        ratio = times(engine.times(got, clock)) if engine else NONE
-        rows.append((result.label, str(got.users), rate(got.samples_a_second), ratio, _mib(got)))
+        ratio = times(engine.times(got)) if engine else NONE
+        peak = NONE if got.memory_peak_bytes is None else f"{got.memory_peak_bytes / MIB:,.0f}"
+        rows.append((result.label, str(got.users), rate(got.samples_a_second), ratio, peak))
     return Table(setting_name(setting), header, tuple(rows))
 
 
@@ -89,10 +79,6 @@ def _rate(result: ContenderResult) -> float:
     return result.measured.samples_a_second.median if result.measured else 0.0
 
 
-def _mib(got: Measured) -> str:
-    return NONE if got.memory_peak_bytes is None else f"{got.memory_peak_bytes / MIB:,.0f}"
-
-
 def rate(spread: Spread) -> str:
     """A median with as many digits as say something."""
     return f"{spread.median:,.0f}" if spread.median >= 100 else f"{spread.median:.1f}"
@@ -103,13 +89,8 @@ def times(spread: Spread) -> str:
     return f"{spread.median:.2f} ({spread.low:.2f}–{spread.high:.2f})"
 
 
-def clock_of(device: str) -> Clock:
-    """CPU seconds of work on a CPU, which other work changes least; else wall seconds."""
-    return "cpu_s" if device == "cpu" else "wall_s"
-
-
 def _base(size: str) -> str:
-    return f"hidden {HIDDEN[size]} ({size})" if size in HIDDEN else size
+    return f"hidden {SIZES[size].hidden} ({size})" if size in SIZES else size
 
 
 def setting_name(setting: Setting) -> str:
@@ -120,18 +101,17 @@ def setting_name(setting: Setting) -> str:
     return f"{who}, {setting.samples} samples of {setting.tokens} tokens ({setting.lengths})"
 
 
-def setting_notes(setting: Setting, device: str) -> list[str]:
+def setting_notes(setting: Setting) -> list[str]:
     """Why a contender was not measured, and the headline with its target."""
     said = [f"{c.label}: {c.status}, {c.cause}" for c in setting.contenders if c.cause]
-    clock = clock_of(device)
     tokens = setting.tokens if setting.lengths == "fixed" else None
     target = TARGETS.get((setting.size, setting.lengths, tokens))
     for one in setting.contenders:
         engine = _engine(setting, one)
         if one.measured and engine and one.kind == LOOP and one.compile:
-            ratio = times(engine.times(one.measured, clock))
+            ratio = times(engine.times(one.measured))
             line = f"{ENGINE} against {one.label}: {ratio} times the rate at equal steps"
-            if target and (device, setting.users, one.dtype) == ("cpu", USERS, "float32"):
+            if target and (setting.users, one.dtype) == (USERS, "float32"):
                 line += f"; must reach {target:g}"
             said.append(line)
     return said
@@ -145,53 +125,56 @@ def families(settings: Iterable[Setting]) -> list[list[Setting]]:
     return [sorted(group, key=lambda one: one.users) for group in found.values()]
 
 
+def lengths_of(setting: Setting) -> str:
+    """Of a family's samples, in words."""
+    return (
+        f"{setting.tokens} tokens" if setting.lengths == "fixed" else f"{setting.lengths} lengths"
+    )
+
+
 def growth_table(groups: Sequence[Sequence[Setting]]) -> Table | None:
     """The engine as a multiple of each rival: a row a number of users, a column a family and rival."""
-    columns: dict[str, dict[int, str]] = {}
-    for group in groups:
-        first = group[0]
-        what = f"{first.tokens} tokens" if first.lengths == "fixed" else f"{first.lengths} lengths"
-        family = f"{_base(first.size)}, {what}, {first.samples} a user"
-        for setting in group:
-            for one in setting.contenders:
-                engine = _engine(setting, one)
-                if one.measured and engine and one.kind not in OURS:
-                    cells = columns.setdefault(f"{family}: {one.label}", {})
-                    cells[setting.users] = times(engine.times(one.measured))
-    columns = {name: cells for name, cells in columns.items() if len(cells) > 1}
+    cells: Cells = defaultdict(dict)
+    for setting in sorted((one for group in groups for one in group), key=lambda one: one.users):
+        family = f"{_base(setting.size)}, {lengths_of(setting)}, {setting.samples} a user"
+        for one in setting.contenders:
+            engine = _engine(setting, one)
+            if one.measured and engine and one.kind not in OURS:
+                told = times(engine.times(one.measured))
+                cells[str(setting.users),][f"{family}: {one.label}"] = told
+    found = [name for row in cells.values() for name in row]
+    columns = [name for name in dict.fromkeys(found) if found.count(name) > 1]
     if not columns:
         return None
-    counts = sorted({users for cells in columns.values() for users in cells})
-    rows = tuple(
-        (str(users), *(cells.get(users, NONE) for cells in columns.values())) for users in counts
-    )
     title = f"{ENGINE} as a multiple of the rate of a rival, by users trained together"
-    return Table(title, ("users together", *columns), rows)
+    return _crossed(title, ("users together",), cells, columns)
+
+
+def _crossed(title: str, labels: tuple[str, ...], rows: Cells, columns: Iterable[str]) -> Table:
+    """Cells by the names of their row and of their column."""
+    columns = tuple(columns)
+    cells = tuple((*names, *(row.get(c, NONE) for c in columns)) for names, row in rows.items())
+    return Table(title, (*labels, *columns), cells, labels=len(labels))
 
 
 def memory_table(reports: Sequence[MemoryReport]) -> Table:
     """Measured peaks beyond the base and how far the memory model is off, a column a user count."""
-    cells: dict[tuple[str, ...], dict[int, str]] = defaultdict(dict)
+    cells: Cells = defaultdict(dict)
     for report in reports:
         for peak in report.peaks:
             row = (
                 *(peak.size, peak.dtype, str(report.sample_tokens), f"{peak.tokens_per_step:,}"),
                 "recomputed" if peak.recompute else "kept",
             )
-            cells[row][peak.users] = _peak(peak)
-    counts = sorted({users for row in cells.values() for users in row})
-    names = ("size", "dtype", "tokens a sample", "tokens a pass", "activations")
-    return Table(
+            off = NONE if peak.deviation is None else f"{peak.deviation:+.1%}"
+            cells[row][f"{peak.users} users"] = f"{peak.measured_bytes / MIB:,.0f} ({off})"
+    counts = sorted({peak.users for report in reports for peak in report.peaks})
+    return _crossed(
         "Peak of training beyond the base, MiB (the memory model's deviation)",
-        (*names, *(f"{users} users" for users in counts)),
-        tuple((*row, *(found.get(n, NONE) for n in counts)) for row, found in cells.items()),
-        labels=len(names),
+        ("size", "dtype", "tokens a sample", "tokens a pass", "activations"),
+        cells,
+        (f"{users} users" for users in counts),
     )
-
-
-def _peak(peak: MemoryPeak) -> str:
-    off = NONE if peak.deviation is None else f"{peak.deviation:+.1%}"
-    return f"{peak.measured_bytes / MIB:,.0f} ({off})"
 
 
 def adapt_table(report: DeviceReport) -> Table:
@@ -210,32 +193,46 @@ def adapt_table(report: DeviceReport) -> Table:
     return Table(title, header, rows, labels=2)
 
 
+def person_table(runs: Sequence[PersonRun]) -> Table:
+    """A row a part, two columns a base: CPU seconds, and seconds by the clock."""
+    cells: Cells = defaultdict(dict)
+    last = ("whole", "first token of generate", "first token of a warm serve", "peak, MiB")
+    ends: Cells = {(name,): {} for name in last}
+    columns = []
+    for run in runs:
+        cpu, wall = f"{run.base}: CPU s", f"{run.base}: seconds"
+        columns += [cpu, wall]
+        for name, part in run.parts.items():
+            cells[name,] |= {cpu: f"{part.cpu_s:.1f}", wall: f"{part.wall_s:.1f}"}
+        parts, (whole, *others) = run.parts.values(), ends.values()
+        whole[cpu] = f"{sum(part.cpu_s for part in parts):.1f}"
+        whole[wall] = f"{sum(part.wall_s for part in parts):.1f}"
+        told = f"{run.generate_s:.1f}", f"{run.serve_s:.2f}", f"{run.peak_bytes / MIB:,.0f}"
+        for row, one in zip(others, told, strict=True):
+            row |= {cpu: "", wall: one}
+    what = ", ".join(
+        f"{run.items} items of {run.data}, {run.tokens / run.items:.0f} tokens each, over {run.base}"
+        for run in runs
+    )
+    return _crossed(f"proper from start to end, {what}", ("part",), {**cells, **ends}, columns)
+
+
 def predicted_table(report: DeviceReport) -> Table:
     """GiB of base and training by shape: one row a way to hold the base."""
-
-    def key(one: Predicted) -> tuple[str, str | None, str]:
-        return one.shape, one.dtype, one.weights
-
-    kept = {key(one): one for one in report.predicted if not one.recompute}
-    rows = tuple(
-        (
-            *(one.shape, one.dtype or "", one.weights, f"{one.base_bytes / GIB:.2f}"),
-            "" if one.loading_bytes is None else f"{one.loading_bytes / GIB:.2f}",
-            f"{kept[key(one)].training_bytes / GIB:.2f}",
-            f"{one.training_bytes / GIB:.2f}",
-        )
-        for one in report.predicted
-        if one.recompute
-    )
-    header = (
-        *("base", "computed in", "weights", "base, GiB", "loading it, GiB"),
-        *("training, GiB", "training, recomputed, GiB"),
-    )
+    cells: Cells = defaultdict(dict)
+    for one in report.predicted:
+        training = "training, recomputed, GiB" if one.recompute else "training, GiB"
+        cells[one.shape, one.dtype, one.weights] |= {
+            "base, GiB": f"{one.base_bytes / GIB:.2f}",
+            "loading it, GiB": f"{one.loading_bytes / GIB:.2f}",
+            training: f"{one.training_bytes / GIB:.2f}",
+        }
+    columns = ("base, GiB", "loading it, GiB", "training, GiB", "training, recomputed, GiB")
     title = f"memory model, samples of {report.sample_tokens} tokens"
-    return Table(title, header, rows, labels=2)
+    return _crossed(title, ("base", "computed in", "weights"), cells, columns)
 
 
-def gpu_parts(report: GpuReport) -> list[tuple[Table, list[str]]]:
+def gpu_parts(report: GpuReport) -> list[Part]:
     """A table a setting, and how far the variants' training is from the reference's."""
     parts = [(race_table(one, report.peaks), race_notes(one, report)) for one in report.settings]
     if report.agreement:
@@ -301,74 +298,59 @@ def race_notes(setting: RaceSetting, report: GpuReport) -> list[str]:
 
 def agreement_table(found: Iterable[Agreement], reference: str) -> Table:
     """Relative errors of trained adapters, a row a contender and a column a dtype."""
-    cells: dict[str, dict[str, str]] = defaultdict(dict)
+    cells: Cells = defaultdict(dict)
     for one in found:
-        cells[one.variant][one.dtype] = f"{one.cause}" if one.error is None else f"{one.error:.1e}"
-    dtypes = tuple(dict.fromkeys(dtype for row in cells.values() for dtype in row))
-    rows = tuple((name, *(row.get(d, NONE) for d in dtypes)) for name, row in cells.items())
+        cells[one.variant,][one.dtype] = f"{one.cause}" if one.error is None else f"{one.error:.1e}"
     title = f"Training of a tiny base: relative distance from the reference's in {reference}"
-    return Table(title, ("variant", *dtypes), rows)
+    return _crossed(title, ("variant",), cells, dict.fromkeys(d for c in cells.values() for d in c))
 
 
 def phase_table(checkouts: Sequence[Checkout]) -> Table:
     """Median seconds of each phase, a column a checkout; a round without a phase spent none on it."""
-    last = ("untimed", "whole run", "CPU seconds")
-
-    def parts(one: WholeRun) -> dict[str, float]:
-        return {
-            **one.phases_s,
-            **dict(zip(last, (one.untimed_s, one.wall_s, one.cpu_s), strict=True)),
-        }
-
-    columns = []
+    cells: Cells = defaultdict(dict)
+    ends: Cells = {("untimed",): {}, ("whole run",): {}, ("CPU seconds",): {}}
     for checkout in checkouts:
-        rows = [parts(one) for one in checkout.rounds]
-        names = dict.fromkeys(name for row in rows for name in row)
-        columns.append({n: statistics.median(row.get(n, 0.0) for row in rows) for n in names})
-    known = dict.fromkeys(name for column in columns for name in column if name not in last)
-    return Table(
-        "Seconds by phase",
-        ("phase", *(checkout.label for checkout in checkouts)),
-        tuple(
-            (name, *(f"{c[name]:.1f}" if name in c else NONE for c in columns))
-            for name in (*known, *last)
-        ),
-    )
+        rounds = checkout.rounds
+        for name in dict.fromkeys(name for one in rounds for name in one.phases_s):
+            spent = statistics.median(one.phases_s.get(name, 0.0) for one in rounds)
+            cells[name,][checkout.label] = f"{spent:.1f}"
+        for row, what in zip(ends.values(), ("untimed_s", "wall_s", "cpu_s"), strict=True):
+            spent = statistics.median(getattr(one, what) for one in rounds)
+            row[checkout.label] = f"{spent:.1f}"
+    labels = (checkout.label for checkout in checkouts)
+    return _crossed("Seconds by phase", ("phase",), {**cells, **ends}, labels)
 
 
-def shown(sources: Sequence[Source]) -> list[tuple[Table, list[str]]]:
+def shown(sources: Sequence[Source]) -> list[Part]:
     """Everything in files of any kinds: tables, each with what is to be said below it."""
     reports = [source.report for source in sources]
-    parts: list[tuple[Table, list[str]]] = []
+    engines = [report for report in reports if isinstance(report, EngineReport)]
+    memory = [report for report in reports if isinstance(report, MemoryReport)]
     grown: list[list[Setting]] = []
+    parts: list[Part] = []
     for report in reports:
         if isinstance(report, EngineReport):
+            run = f"ratios by CPU seconds, rounds: {report.rounds}, dropout {report.dropout:g}"
             for group in families(report.settings):
                 if len(group) > 1 and growth_table([group]):
                     grown.append(group)
-                    continue
-                clock = clock_of(report.device)
-                by = "CPU" if clock == "cpu_s" else "wall"
-                run = f"ratios by {by} seconds, rounds: {report.rounds}, dropout {report.dropout:g}"
-                for one in group:
-                    notes = [run, *setting_notes(one, report.device)]
-                    parts.append((setting_table(one, clock), notes))
-        if isinstance(report, DeviceReport):
+                else:
+                    parts += [(setting_table(one), [run, *setting_notes(one)]) for one in group]
+        elif isinstance(report, DeviceReport):
+            threads = f"threads: {report.threads}"
             rounds = len(report.adaptations[0].seconds)
-            parts.append((adapt_table(report), [f"threads: {report.threads}, rounds: {rounds}"]))
-            if report.persons:
-                parts.append((person_table(report.persons), [f"threads: {report.threads}"]))
+            parts.append((adapt_table(report), [f"{threads}, rounds: {rounds}"]))
+            parts.append((person_table(report.persons), [threads]))
             parts.append((predicted_table(report), []))
-        if isinstance(report, GpuReport):
+        elif isinstance(report, GpuReport):
             parts += gpu_parts(report)
-        if isinstance(report, PipelineReport):
+        elif isinstance(report, PipelineReport):
             parts.append((phase_table(report.checkouts), [pipeline_note(report)]))
     if table := growth_table(grown):
         alone = f"one user alone must reach {ALONE:.1f} against {LOOP}:compile=true"
         parts.append((table, [alone]))
-    if agreed := [one for r in reports if isinstance(r, EngineReport) for one in r.agreement]:
+    if agreed := [one for report in engines for one in report.agreement]:
         parts.append((agreement_table(agreed, "float64"), []))
-    memory = [report for report in reports if isinstance(report, MemoryReport)]
     if memory:
         parts.append((memory_table(memory), []))
     return parts
@@ -395,12 +377,10 @@ def machine_notes(sources: Sequence[Source]) -> list[str]:
     ]
 
 
-def commits_of(report: object) -> list[str]:
+def commits_of(report: Report) -> list[str]:
     """The versions of the code that a report is about."""
-    if isinstance(report, PipelineReport):
-        return [one.commit[:12] for one in report.checkouts]
-    assert isinstance(report, EngineReport | MemoryReport | DeviceReport | GpuReport)
-    return [report.commit[:12]]
+    made = report.checkouts if isinstance(report, PipelineReport) else [report]
+    return [one.commit[:12] for one in made]
 
 
 def machine(found: Hardware) -> str:

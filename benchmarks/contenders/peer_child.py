@@ -1,15 +1,18 @@
 """LoRAMoE adapters of moe-peft 2.0.2, trained side by side; runs in the environment of `make peer`.
 
-Reads a workload as a line of JSON (`benchmarks.measuring.peer` writes it), builds everything, and answers
-every further line with the seconds of a round. Everything is moe-peft's own: model, passes, losses,
+Reads a workload as a line of JSON (`rival_peer` writes it), builds everything, and answers every further
+line with the seconds of a round. Everything is moe-peft's own: model, passes, losses,
 optimizer and schedule. In its favour nothing is recomputed in the backward pass, which its trainer does,
 nothing is clipped, and no dropout is drawn where the workload has none.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +20,7 @@ from typing import Any
 
 SITES = ("gate_proj", "up_proj", "down_proj")
 IGNORED = -100  # a label without loss
+PR_SET_PDEATHSIG = 1  # prctl(2): what this process gets when the one that started it has gone
 
 
 class Peer:
@@ -31,7 +35,7 @@ class Peer:
         torch.set_num_threads(work["threads"])
         torch.manual_seed(work["seed"])
         base = LlamaForCausalLM(LlamaConfig(**work["base"])).eval()
-        self.work, self.names = work, [f"user{number}" for number in range(work["users"])]
+        self.work, self.names = work, [f"user{number}" for number in range(len(work["samples"]))]
         self.model = LLMModel(from_pretrained(base, attn_impl="eager", device="cpu"))
         for name in self.names:
             config = adapter_factory(
@@ -123,6 +127,8 @@ def timed(act: Callable[[], None]) -> tuple[float, float]:
 
 def main() -> None:
     """Answer until nobody asks any more; the first answer says that everything is built."""
+    with contextlib.suppress(OSError, AttributeError):  # where the system is another
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # also in the middle of a round
     with os.fdopen(os.dup(1), "w", buffering=1) as answers:
         os.dup2(2, 1)  # what libraries print is no answer
 
