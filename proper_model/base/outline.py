@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 # By name: of tensors, of torch.nn.init, and what transformers puts in the place of that while it makes a model.
-_DRAWING = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "trunc_normal_"})
+_DRAWING = frozenset(
+    {"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "trunc_normal_"}
+)
 
 
 class WeightsNowhere(TorchFunctionMode):

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 _NAME = "transformers"
+_TABLE = "create_import_structure_from_path"
 _COMPILER = "torch._dynamo"
 _INDEXING = f"{_COMPILER}._trace_wrapped_higher_order_op"
 
@@ -58,8 +59,8 @@ def _facts() -> ModuleType:
     sys.modules[_NAME] = empty
     try:
         facts = importlib.import_module(inside)
-        table = facts.create_import_structure_from_path
-        facts.create_import_structure_from_path = functools.cache(table.__wrapped__)
+        table = vars(facts)[_TABLE]
+        vars(facts)[_TABLE] = functools.cache(table.__wrapped__)
     finally:
         del sys.modules[_NAME]
     return facts
