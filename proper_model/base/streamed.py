@@ -13,7 +13,6 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +74,6 @@ class _Reader:
     def __init__(self, file: WeightFile) -> None:
         self.file = file
         self._digest = None if file.sha256 is None else hashlib.sha256()
-        # One thread, so that pieces are hashed in their order, each while the one before becomes numbers.
-        self._hashes = ThreadPoolExecutor(1)
-        self._hashed: Future[None] | None = None
         self.position = 0
         self._handle = open_regular(file.path)
         try:
@@ -92,7 +88,6 @@ class _Reader:
             raise
 
     def close(self) -> None:
-        self._hashes.shutdown()
         self._handle.close()
 
     def read(self, stored: _Stored, dtype: torch.dtype) -> Tensor:
@@ -111,8 +106,7 @@ class _Reader:
         if self._digest is None:
             return
         while rest := self._handle.read(PIECE):
-            self._hash(memoryview(rest))
-        self._all_hashed()
+            self._digest.update(rest)
         if self._digest.hexdigest() != self.file.sha256:
             raise OtherFileError(self.file.path.name)
 
@@ -142,18 +136,7 @@ class _Reader:
             buffer = buffer[count:]
         self.position += len(whole)
         if self._digest is not None:
-            self._hash(whole)
-
-    def _hash(self, piece: memoryview) -> None:
-        """Add what nobody writes to from here on; at most one piece waits, so that memory stays bounded."""
-        assert self._digest is not None
-        self._all_hashed()
-        self._hashed = self._hashes.submit(self._digest.update, piece)
-
-    def _all_hashed(self) -> None:
-        if self._hashed is not None:
-            self._hashed.result()
-            self._hashed = None
+            self._digest.update(whole)
 
 
 def without_weights(config: Any, *, dtype: torch.dtype, attention: str | None) -> Any:
