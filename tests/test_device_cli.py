@@ -378,6 +378,29 @@ def test_a_missing_file_is_told_before_what_computes_is_loaded(
     assert "absent.jsonl" in done.stderr
 
 
+# A compiler, its algebra, tensors that are spread over machines, what only models of pictures need, and what
+# only training a population or packing a base does.
+NEVER_FOR_AN_ANSWER = """
+import sys
+from client.cli import run_cli
+code = run_cli(sys.argv[1:])
+never = {"torch._dynamo", "torch._inductor", "torch.distributed.tensor", "sympy", "scipy", "sklearn"}
+print(code, sorted((never | {"peft", "bitsandbytes", "pandas"}) & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("stage", ["1", "3"])
+def test_an_answer_loads_no_compiler_and_nothing_for_pictures(person: Person, stage: str) -> None:
+    words = [*person.options(), "generate", "rain again", "--max-tokens", "1", "--stage", stage]
+    done = subprocess.run(
+        [sys.executable, "-c", NEVER_FOR_AN_ANSWER, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
 def test_what_to_forget_need_not_be_an_argument(
     person: Person, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,9 +20,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from proper_model.base.config import language_part, text_config
+from proper_model.base.outline import WeightsNowhere
 from proper_model.base.sizes import MAX_HEADER_BYTES, PIECE, parse_header
 from proper_model.errors import BaseModelError
 from proper_model.storage.files import open_regular
@@ -139,23 +139,11 @@ class _Reader:
             self._digest.update(whole)
 
 
-class _WeightsNowhere(TorchFunctionMode):
-    """Modules made inside take no memory for weights, but buffers get their values."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        given = dict(kwargs or {})
-        if func is torch.empty:
-            given["device"] = "meta"
-        return func(*args, **given)
-
-
 def without_weights(config: Any, *, dtype: torch.dtype, attention: str | None) -> Any:
     """The causal LM that a configuration describes, its weights on the meta device."""
     from transformers import AutoModelForCausalLM
 
-    with _WeightsNowhere():
+    with WeightsNowhere():
         return AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )

@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any
 
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from proper_model.errors import BaseModelError
+from proper_model.kernels.transformers_parts import GradientCheckpointingLayer
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass
 

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from proper_model.errors import BaseModelError
 from proper_model.kernels.layout import Group, Layout
+from proper_model.kernels.transformers_parts import ALL_ATTENTION_FUNCTIONS
 
 NAME = "proper_packed"
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.activations import SiLUActivation
 
 from proper_model.kernels import blocks
 from proper_model.kernels.ops import runs_kernels
+from proper_model.kernels.transformers_parts import SiLUActivation
 
 # Of Hugging Face: y = g x / rms(x), rotation by halves, down(silu(gate(x)) * up(x)).
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")

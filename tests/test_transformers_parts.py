@@ -1,0 +1,82 @@
+"""transformers without what is never run here, for whoever needs the rest of it afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from proper_model.base.outline import WeightsNowhere
+
+
+def in_python(code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_who_needs_the_rest_gets_it_afterwards() -> None:
+    assert (
+        in_python(
+            "import torch; before = torch.distributed.is_available()\n"
+            "import proper_model.kernels.transformers_parts as parts\n"
+            "assert torch.distributed.is_available() == before\n"
+            "import sys; assert 'torch._dynamo' not in sys.modules and 'scipy' not in sys.modules\n"
+            "import transformers as hf\n"
+            "from transformers.utils import is_scipy_available\n"
+            "import scipy, scipy.optimize; assert is_scipy_available()\n"
+            "mask = hf.masking_utils.TransformGetItemToIndex()\n"
+            "import torch._dynamo._trace_wrapped_higher_order_op as real\n"
+            "assert isinstance(mask, real.TransformGetItemToIndex)\n"
+            "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item() == 2\n"
+            "assert hf.CLIPConfig.__module__ == 'transformers.models.clip.configuration_clip'\n"
+            "assert hf.__version__ == __import__('importlib.metadata').metadata.version('transformers')\n"
+            "import transformers.activations, transformers.modeling_utils\n"
+            "assert parts.SiLUActivation is transformers.activations.SiLUActivation\n"
+            "assert parts.ALL_ATTENTION_FUNCTIONS is transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS\n"
+            "print('whole')"
+        )
+        == "whole"
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "import transformers.utils.import_utils as facts; del facts.is_scipy_available",
+        "import torch._dynamo",
+        "import transformers.modeling_utils",
+        "import importlib.metadata as m; real = m.version; "
+        "m.version = lambda name: real(name) if name != 'transformers' or 'transformers' in sys.modules else 1 / 0",
+    ],
+)
+def test_transformers_in_another_shape_is_imported_all_the_same(other: str) -> None:
+    code = (
+        f"import sys; {other}\n"
+        "import proper_model.kernels.transformers_parts as parts\n"
+        "import transformers, torch._dynamo, scipy.optimize\n"
+        "print(parts.SiLUActivation.__module__, transformers.LlamaForCausalLM.__name__)"
+    )
+    assert in_python(code) == "transformers.activations LlamaForCausalLM"
+
+
+def test_nothing_is_drawn_for_weights_that_are_nowhere() -> None:
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    with WeightsNowhere():
+        linear, table = torch.nn.Linear(4, 3), torch.nn.Embedding(5, 2)
+    assert linear.weight.is_meta and linear.bias.is_meta and table.weight.is_meta
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_has_memory_is_drawn_as_ever() -> None:
+    torch.manual_seed(3)
+    expected = torch.nn.init.normal_(torch.zeros(4)), torch.zeros(4).uniform_()
+    torch.manual_seed(3)
+    with WeightsNowhere():
+        found = torch.nn.init.normal_(torch.zeros(4)), torch.zeros(4).uniform_()
+    assert all(map(torch.equal, found, expected))
