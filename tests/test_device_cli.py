@@ -382,8 +382,11 @@ def test_a_missing_file_is_told_before_what_computes_is_loaded(
 # only training a population or packing a base does.
 NEVER_FOR_AN_ANSWER = """
 import sys
-from client.cli import run_cli
-code = run_cli(sys.argv[1:])
+from client.cli import main
+try:
+    main()
+except SystemExit as end:
+    code = end.code
 never = {"torch._dynamo", "torch._inductor", "torch.distributed.tensor", "sympy", "scipy", "sklearn"}
 print(code, sorted((never | {"peft", "bitsandbytes", "pandas"}) & set(sys.modules)))
 """

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from client.terminal import console
 from proper_model.base.outline import WeightsNowhere
+from proper_model.kernels.transformers_parts import FEWER_PARTS
 
 
-def in_python(code: str, *arguments: str) -> str:
+def in_python(code: str, *, fewer: str = "1") -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env={**os.environ, FEWER_PARTS: fewer},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -62,6 +69,22 @@ def test_transformers_in_another_shape_is_imported_all_the_same(other: str) -> N
         "print(parts.SiLUActivation.__module__, transformers.LlamaForCausalLM.__name__)"
     )
     assert in_python(code) == "transformers.activations LlamaForCausalLM"
+
+
+def test_a_library_leaves_transformers_as_it_is() -> None:
+    """It may be part of a process that compiles, or spreads a model over machines."""
+    code = (
+        "import sys\n"
+        "import proper_model.kernels.transformers_parts, transformers.utils as utils\n"
+        "import torch\n"
+        "print('torch._dynamo' in sys.modules,"
+        " utils.is_torch_distributed_available() == torch.distributed.is_available())"
+    )
+    assert in_python(code, fewer="0") == "True True"
+
+
+def test_the_program_asks_for_it_by_the_same_name() -> None:
+    assert console.FEWER_PARTS == FEWER_PARTS
 
 
 def test_nothing_is_drawn_for_weights_that_are_nowhere() -> None:

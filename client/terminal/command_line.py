@@ -23,6 +23,7 @@ import click
 import typer
 
 from client.terminal.console import (
+    FEWER_PARTS,
     QUIET,
     package_version,
     print_line,
@@ -225,6 +226,7 @@ def start(app: typer.Typer, program: str, *, private: bool = False) -> None:
     if private:
         gc.set_threshold(GARBAGE_EVERY, OLDER, OLDEST)  # one command, over one model
         os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ.setdefault(FEWER_PARTS, "1")
         protect_process()
     # In the background it is ignored, and stays so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

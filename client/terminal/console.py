@@ -42,6 +42,8 @@ QUIET = {
     # and where another program wants the same cores the waiting takes most of the time.
     "GOMP_SPINCOUNT": "1000",
 }
+# Set to 1, transformers is imported without what no command runs (`proper_model/kernels/transformers_parts.py`).
+FEWER_PARTS = "PROPER_FEWER_PARTS"
 EVERY_S = 30.0  # how often a log has a line on a phase that goes on
 WIDE = 240  # of a file or pipe: nothing in a table is cut there
 

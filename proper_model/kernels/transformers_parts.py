@@ -9,7 +9,9 @@ model or spreads one, so while transformers is imported
     the compiler is one that marks nothing; what is imported or asked later gets the real one
     the table of what transformers holds, read from all its files, is made once and not twice
 
-What transformers or torch have in another shape than this expects is imported in full, as anybody would.
+A program asks for this by the environment variable below, since it concerns the whole process: `proper` does, and
+whoever takes PROPER as a library, trains for many or measures has transformers as it is. Where transformers or
+torch have another shape than this expects, all of it is imported as well.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,6 +29,7 @@ from typing import Any
 
 import torch
 
+FEWER_PARTS = "PROPER_FEWER_PARTS"
 _NAME = "transformers"
 _TABLE = "create_import_structure_from_path"
 _COMPILER = "torch._dynamo"
@@ -128,7 +132,7 @@ def _real_indexing() -> Any:
     return TransformGetItemToIndex()
 
 
-if f"{_NAME}.modeling_utils" not in sys.modules:
+if os.environ.get(FEWER_PARTS) == "1" and f"{_NAME}.modeling_utils" not in sys.modules:
     with suppress(Exception):  # then the lines below import all of it, or say what is wrong
         _import_parts()
 
