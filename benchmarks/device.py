@@ -14,13 +14,15 @@ import dataclasses
 import json
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks.command import ready_file, start, where
+from benchmarks.command import mark_of, ready_file, start, where
 from benchmarks.measuring.first_tokens import (
     generate_once,
     program,
@@ -31,6 +33,7 @@ from benchmarks.results import write_report
 from benchmarks.results.schema import Adaptation, DeviceReport, Part, PersonRun, Predicted
 from client.terminal.console import print_line, say
 from proper_model.errors import DataError
+from proper_model.storage.files import storage_errors
 from proper_model.tasks.records import User, user_to_json
 from simulations.outcome.environment import commit
 
@@ -45,6 +48,7 @@ LANGUAGE_ITEMS, LANGUAGE_WORDS = 60, 6
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "news_categories"
 BASE = DATA.parent.parent / "models" / "mini-llama"
 LANGUAGE_DATA = DATA.parent / "news_headlines"
+LANGUAGE_TASK = f"profiles/tasks/{LANGUAGE_DATA.name}.toml"
 LANGUAGE_BASE = Path(__file__).resolve().parent.parent / "bases" / "SmolLM2-135M-Instruct"
 
 
@@ -65,50 +69,71 @@ def run(
     ] = LANGUAGE_BASE,
     ways: Annotated[bool, typer.Option(help="Also every way to hold the base.")] = True,
 ) -> None:
-    """Measure and write OUT."""
-    ready_file(out)
-    with tempfile.TemporaryDirectory(prefix="proper-device-") as scratch:
-        folder = Path(scratch)
+    """Measure and write OUT, again after every round and person."""
+    ready_file(out, mark_of("device"))
+    with scratch_folder() as folder:
+        person = language_person(language_base)
         history = make_person(folder, data, task, str(base), items, preset, profile, seed)
+        facts = where(seed) | {
+            "commit": commit(),
+            "data": data.name,
+            "items": items,
+            "preset": preset,
+            "profile": profile,
+            "threads": threads,
+            "sample_tokens": SAMPLE_TOKENS,
+            "predicted": predicted(preset, profile),
+        }
         runs: dict[tuple[str, bool], list[tuple[float, int]]] = {}
+        persons: list[PersonRun] = []
+
+        def write() -> None:
+            # What is stopped keeps what it has.
+            found = adaptations(runs)
+            write_report(DeviceReport(**facts, adaptations=found, persons=persons), out)
+
         for number in range(rounds):
             for way in WAYS if ways else WAYS[:1]:
                 found = adapt_once(folder, history, *way, threads=threads)
                 runs.setdefault(way, []).append(found)
-                seconds, peak = runs[way][-1]
-                weights, recompute = way
-                say(
-                    f"round {number + 1}: {weights}, recompute {recompute}: {seconds:.0f} s, "
-                    f"{peak / 2**20:.0f} MiB"
-                )
-        persons = [
-            person_run(folder, history, Path(base).name, data.name, threads),
-            *language_persons(folder / "language", language_base, threads),
-        ]
-    report = DeviceReport(
-        **where(seed),
-        commit=commit(),
-        data=data.name,
-        items=items,
-        preset=preset,
-        profile=profile,
-        threads=threads,
-        adaptations=[
-            Adaptation(
-                base_weights=weights,
-                recompute=recompute,
-                max_memory_bytes=None,
-                seconds=[seconds for seconds, _ in found],
-                peak_bytes=[peak for _, peak in found],
-            )
-            for (weights, recompute), found in runs.items()
-        ],
-        sample_tokens=SAMPLE_TOKENS,
-        predicted=predicted(preset, profile),
-        persons=persons,
-    )
-    write_report(report, out)
+                say(f"round {number + 1}: {in_words(*way, *found)}")
+            write()
+        persons.append(person_run(folder, history, Path(base).name, data.name, threads))
+        write()
+        if person is not None:
+            persons.append(language_run(folder / "language", language_base, person, threads))
+            write()
     print_line(str(out))
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for homes and histories that goes afterwards. Raises StorageError where it takes no more."""
+    with (
+        tempfile.TemporaryDirectory(prefix="proper-device-") as scratch,
+        storage_errors(Path(scratch)),
+    ):
+        yield Path(scratch)
+
+
+def in_words(weights: str, recompute: bool, seconds: float, peak_bytes: int) -> str:
+    """One adaptation: how the base was held, and what it took."""
+    how = f"base weights {weights}{', recomputing' * recompute}"
+    return f"{how}: {seconds:.0f} s, {peak_bytes / 2**20:.0f} MiB"
+
+
+def adaptations(runs: Mapping[tuple[str, bool], Sequence[tuple[float, int]]]) -> list[Adaptation]:
+    """As the file holds them, from seconds and peak bytes of each way to hold the base."""
+    return [
+        Adaptation(
+            base_weights=weights,
+            recompute=recompute,
+            max_memory_bytes=None,
+            seconds=[seconds for seconds, _ in found],
+            peak_bytes=[peak for _, peak in found],
+        )
+        for (weights, recompute), found in runs.items()
+    ]
 
 
 def predicted(preset_name: str, profile: str) -> list[Predicted]:
@@ -174,26 +199,32 @@ def make_person(
     return save_person(folder, long[0], items)
 
 
-def language_persons(folder: Path, base: Path, threads: int) -> list[PersonRun]:
-    """As `person_run`, over a release of one's own, with the newest items of a person of LANGUAGE_DATA.
+def language_person(base: Path) -> User | None:
+    """The first person of LANGUAGE_DATA who is long enough; None where the base is not there, and it is said.
 
-    Nothing where the base is not there, and it is said.
+    Raises DataError where the data are not there: before hours of measuring.
     """
     from proper_model.data.users import read_population
     from proper_model.tasks.task import load_task
 
     if not (base / "config.json").is_file():
         say(f"no language model at {base}, so none is measured; make base gets it")
-        return []
-    task = f"profiles/tasks/{LANGUAGE_DATA.name}.toml"
-    people = read_population(LANGUAGE_DATA, load_task(task, template="short"))
-    person = next(user for user in people.test if len(user.history) >= LANGUAGE_ITEMS)
+        return None
+    people = read_population(LANGUAGE_DATA, load_task(LANGUAGE_TASK, template="short"))
+    long = (user for user in people.test if len(user.history) >= LANGUAGE_ITEMS)
+    person = next(long, None)
+    if person is None:
+        raise DataError(f"{LANGUAGE_DATA}: no test user has {LANGUAGE_ITEMS} items")
+    return person
+
+
+def language_run(folder: Path, base: Path, person: User, threads: int) -> PersonRun:
+    """As `person_run`, over a release of one's own, with the newest items of a person of LANGUAGE_DATA."""
     folder.mkdir()
     history = save_person(folder, shortened(person), LANGUAGE_ITEMS)
-    run_program(
-        [*program_of(folder), "start", "--base", str(base.resolve()), "--task", task], threads
-    )
-    return [person_run(folder, history, base.name, LANGUAGE_DATA.name, threads)]
+    made = ["start", "--base", str(base.resolve()), "--task", LANGUAGE_TASK]
+    run_program("start", [*program_of(folder), *made], threads)
+    return person_run(folder, history, base.name, LANGUAGE_DATA.name, threads)
 
 
 def shortened(person: User) -> User:
@@ -213,7 +244,7 @@ def person_run(folder: Path, history: Path, base: str, data: str, threads: int) 
     found, command = folder / "parts.json", program_of(folder)
     words = [*command[3:], "--threads", str(threads), "adapt", str(history)]
     measured = [*command[:2], "benchmarks.measuring.adapt_split", str(found), *words]
-    peak = run_program(measured, threads)
+    peak = run_program("adapt", measured, threads)
     split = json.loads(found.read_text())
     question = json.loads(history.read_text())["profile"][-1]["text"]
     threaded = [*command, "--threads", str(threads)]
@@ -255,7 +286,7 @@ def adapt_once(
         *(["--recompute"] if recompute else []),
     ]
     begin = time.monotonic()
-    peak = run_program(command, threads)
+    peak = run_program("adapt", command, threads)
     return time.monotonic() - begin, peak
 
 

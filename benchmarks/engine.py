@@ -16,10 +16,10 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.command import ready_device, ready_file, start, where
+from benchmarks.command import mark_of, ready_device, ready_file, start, where
 from benchmarks.contenders import Spec, Workload, parse_spec, shape_of
 from benchmarks.contenders.workload import Lengths
-from benchmarks.kinds import OTHERS, Agreement
+from benchmarks.kinds import OTHERS, Agreement, work_in_words
 from benchmarks.measuring import in_own_process
 from benchmarks.measuring.agreement import agreements
 from benchmarks.measuring.rounds import Plan, measure_setting
@@ -109,7 +109,7 @@ def run(
     works = grid(size, tokens, users, lengths, samples, seed)
     specs = chosen_specs(contender)
     ready_device(device)
-    ready_file(out)
+    ready_file(out, mark_of("engine"))
     facts = where(seed) | {
         "commit": commit(),
         "load_before": os.getloadavg()[0],
@@ -124,7 +124,7 @@ def run(
     facts["agreement"] = agreement
     settings: list[Setting] = []
     for number, work in enumerate(works, 1):
-        say(f"setting {number} of {len(works)}: {work}")
+        say(f"setting {number} of {len(works)}: {work_in_words(work)}")
         settings.append(measure_setting(work, specs, plan, say))
         print_table(setting_table(settings[-1], clock_of(device)))
         for line in setting_notes(settings[-1], device):

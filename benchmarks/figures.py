@@ -93,7 +93,7 @@ def draw_growth(source: Path, path: Path) -> None:
             f"{len(curves)}",
             hint="measure it with several --users of one size",
         )
-    ready_file(path)
+    ready_file(path, "<svg")
     with mpl.rc_context(STYLE):
         figure, image = growth(curves[0]), io.BytesIO()
         FigureCanvasAgg(figure)

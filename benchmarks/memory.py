@@ -15,7 +15,7 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.command import ready_device, ready_file, start, where
+from benchmarks.command import mark_of, ready_device, ready_file, start, where
 from benchmarks.contenders import Ours, Workload, build_world, parse_spec, shape_of
 from benchmarks.contenders.measure import (
     Stopwatch,
@@ -81,7 +81,7 @@ def run(
         shape_of(name)
     parse_spec(f"ours-moe:dtype={dtype}")
     ready_device(device)
-    ready_file(out)
+    ready_file(out, mark_of("memory"))
     facts = where(seed) | {"commit": commit(), "sample_tokens": sample_tokens}
     peaks: list[MemoryPeak] = []
     for name, count, tokens, recompute in itertools.product(

@@ -47,7 +47,7 @@ def write_page(paths: Sequence[Path], target: Path) -> None:
     a page that cannot be written.
     """
     sources = read_sources(paths)
-    ready_file(target)
+    ready_file(target, "<!DOCTYPE html>")
     write_atomic(target, render(sources).encode())
 
 

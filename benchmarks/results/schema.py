@@ -10,7 +10,7 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -328,6 +328,28 @@ class GpuReport(Report):
     skipped: list[Skipped]
 
 
+class Line(BaseModel):
+    """One command, the seconds that it took, and the lines it said, on stdout and stderr."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command: str
+    seconds: float
+    said: tuple[str, ...]
+
+
+class Transcript(BaseModel):
+    """The first minutes: commands in order, and where they ran."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    benchmark: Literal["first_minutes"] = "first_minutes"
+    hardware: Hardware
+    commit: str
+    lines: tuple[Line, ...]
+
+
 SCHEMAS: dict[str, type[Report]] = {
     "engine": EngineReport,
     "memory": MemoryReport,
@@ -335,7 +357,11 @@ SCHEMAS: dict[str, type[Report]] = {
     "pipeline": PipelineReport,
     "gpu": GpuReport,
 }
-KNOWN = "benchmarks are: " + ", ".join(f"python -m benchmarks.{kind}" for kind in SCHEMAS)
+FIRST = "first_minutes"
+Found = TypeVar("Found", bound=BaseModel)
+KNOWN = "expected what one of these wrote: " + ", ".join(
+    f"python -m benchmarks.{kind}" for kind in SCHEMAS
+)
 
 
 class Source(NamedTuple):
@@ -352,6 +378,24 @@ def read_sources(paths: Iterable[Path]) -> list[Source]:
 
 def read_report(path: Path) -> Report:
     """Read one file by what it says it is. Raises ReportError naming the file and its first fault."""
+    kind, text = _read(path)
+    if kind not in SCHEMAS:
+        hint = f"python -m benchmarks.{FIRST} show prints it" if kind == FIRST else KNOWN
+        raise ReportError(f"{path}: its 'benchmark' is none of those with tables", hint=hint)
+    return _validated(SCHEMAS[kind], kind, text, path)
+
+
+def read_transcript(path: Path) -> Transcript:
+    """Read what `python -m benchmarks.first_minutes measure` wrote. Raises ReportError as `read_report`."""
+    kind, text = _read(path)
+    if kind != FIRST:
+        hint = f"expected what python -m benchmarks.{FIRST} measure writes"
+        raise ReportError(f"{path}: its 'benchmark' is not '{FIRST}'", hint=hint)
+    return _validated(Transcript, kind, text, path)
+
+
+def _read(path: Path) -> tuple[str, str]:
+    """What a JSON file says it is of, nothing where it does not say, and the whole of it."""
     try:
         text = path.read_text(encoding="utf-8")
         document = json.loads(text)
@@ -359,16 +403,22 @@ def read_report(path: Path) -> Report:
         raise ReportError(
             f"{path}: cannot be read ({error.strerror})", hint="check the path and its permissions"
         ) from error
-    except (ValueError, RecursionError) as error:  # the latter: nested without end
+    except json.JSONDecodeError as error:
+        raise ReportError(
+            f"{path}: not JSON, or cut short: {error.msg}, line {error.lineno}", hint=KNOWN
+        ) from error
+    except (ValueError, RecursionError) as error:  # other bytes than UTF-8; nested without end
         raise ReportError(f"{path}: not JSON ({type(error).__name__})", hint=KNOWN) from error
     kind = document.get("benchmark") if isinstance(document, dict) else None
-    if not isinstance(kind, str) or kind not in SCHEMAS:
-        raise ReportError(f"{path}: not a benchmark: 'benchmark' names none", hint=KNOWN)
+    return kind if isinstance(kind, str) else "", text
+
+
+def _validated(schema: type[Found], kind: str, text: str, path: Path) -> Found:
     try:
-        return SCHEMAS[kind].model_validate_json(text)
+        return schema.model_validate_json(text)
     except ValidationError as error:
         raise ReportError(
-            f"{path}: not a benchmark of schema {SCHEMA}: {first_fault(error)}",
+            f"{path}: not what benchmarks.{kind} writes: {first_fault(error)}",
             hint=f"run it again: python -m benchmarks.{kind}",
         ) from error
 
