@@ -13,11 +13,13 @@ from typing import Any
 import click
 import typer
 
+from client.terminal.command_line import OUTPUT_CLOSED, flush_output, is_of_output, tell_refused
 from client.terminal.console import QUIET, say, say_error
-from proper_model.errors import InterruptedRunError, ProperError
+from proper_model.errors import InterruptedRunError, ProperError, StorageError
 from proper_model.storage.files import storage_errors
 
 VERSIONS = ("torch", "transformers", "peft", "accelerate", "flwr", "numpy")
+BEGINNING_BYTES = 1 << 16
 
 
 def start(app: typer.Typer) -> None:
@@ -30,9 +32,20 @@ def start(app: typer.Typer) -> None:
 
 def run_command(app: typer.Typer, arguments: list[str]) -> int:
     """Run one command line; its exit code. What goes wrong on purpose is said in a line or two."""
+    return flush_output(_run(app, arguments))
+
+
+def _run(app: typer.Typer, arguments: list[str]) -> int:
     try:
         with storage_errors(Path.cwd()):
-            code = app(args=arguments, standalone_mode=False)
+            try:
+                code = app(args=arguments, standalone_mode=False)
+            except OSError as error:
+                if not is_of_output(error):
+                    raise
+                return tell_refused(error)
+    except SystemExit:  # typer's answer to a reader of stdout that went away
+        return OUTPUT_CLOSED
     except KeyboardInterrupt:
         code = InterruptedRunError.exit_code
     except ProperError as error:
@@ -48,6 +61,11 @@ def run_command(app: typer.Typer, arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def mark_of(benchmark: str) -> str:
+    """What all JSON files of a benchmark have in their beginning; see `ready_file`."""
+    return f'"benchmark": "{benchmark}"'
+
+
 def where(seed: int) -> dict[str, Any]:
     """What every report says of its run: the machine, the versions of libraries, the seed."""
     from simulations.outcome.environment import hardware
@@ -56,14 +74,26 @@ def where(seed: int) -> dict[str, Any]:
     return {"hardware": hardware(), "versions": found, "seed": seed}
 
 
-def ready_file(path: Path) -> None:
+def ready_file(path: Path, mark: str) -> None:
     """Make the folder of a file to come and write there once: before hours of measuring.
+
+    A file that is there will be replaced, so it has to be empty, or to have `mark` in its beginning, as all
+    files of the same command do: a wrong path must not cost what was measured, or anything else.
 
     Raises StorageError.
     """
     with storage_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if path.is_file():
+            with path.open("rb") as file:
+                begins = file.read(BEGINNING_BYTES)
+            if begins and mark.encode() not in begins:
+                raise StorageError(
+                    f"{path}: is there already and would be lost; expected nothing there, or a file "
+                    "that this command wrote",
+                    hint="give another name, or move it away",
+                )
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # Permissions alone would not tell of a disk that is full or mounted to be read.

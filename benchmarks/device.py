@@ -11,25 +11,27 @@ model: the parts of `proper adapt`, and how long a first token takes.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks.command import ready_file, start, where
+from benchmarks.command import mark_of, ready_file, start, where
 from benchmarks.measuring.first_tokens import generate_once, program, run_program, serve_seconds
 from benchmarks.results import write_report
 from benchmarks.results.schema import Adaptation, DeviceReport, Part, PersonRun, Predicted
 from client.terminal.console import print_line, say
 from proper_model.data.users import read_population
+from proper_model.errors import DataError
 from proper_model.settings.presets import preset
 from proper_model.settings.shipped_profiles import load_profile
+from proper_model.storage.files import storage_errors
 from proper_model.tasks.records import User, user_to_json
 from proper_model.tasks.task import Task, load_task
 from simulations.outcome.environment import commit
@@ -57,48 +59,80 @@ def run(
     threads: Annotated[int, typer.Option(min=1, help="Of every process.")] = 2,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Measure and write OUT."""
-    ready_file(out)
-    with tempfile.TemporaryDirectory(prefix="proper-device-") as scratch:
-        folder = Path(scratch)
+    """Measure and write OUT, again after every round and person."""
+    ready_file(out, mark_of("device"))
+    with scratch_folder() as folder:
+        person = language_person()
         history = make_person(folder, seed)
+        facts = where(seed) | {
+            "commit": commit(),
+            "data": DATA.name,
+            "items": ITEMS,
+            "preset": PRESET,
+            "profile": PROFILE,
+            "threads": threads,
+            "sample_tokens": SAMPLE_TOKENS,
+            "predicted": predicted(),
+        }
         runs: dict[tuple[str, bool], list[tuple[float, int]]] = {way: [] for way in WAYS}
-        for number, way in itertools.product(range(rounds), WAYS):
-            words = ["adapt", str(history), "--base-weights", way[0]]
-            words += ["--recompute"] if way[1] else []
-            begin = time.monotonic()
-            peak = run_program([*program_of(folder), *words], threads)
-            seconds = time.monotonic() - begin
-            runs[way].append((seconds, peak))
-            told = f"{way[0]}, recompute {way[1]}: {seconds:.0f} s, {peak / 2**20:.0f} MiB"
-            say(f"round {number + 1}: {told}")
-        persons = [
-            person_run(folder, history, BASE.name, DATA.name, threads),
-            *language_persons(folder / "language", threads),
-        ]
-    report = DeviceReport(
-        **where(seed),
-        commit=commit(),
-        data=DATA.name,
-        items=ITEMS,
-        preset=PRESET,
-        profile=PROFILE,
-        threads=threads,
-        adaptations=[
-            Adaptation(
-                base_weights=weights,
-                recompute=recompute,
-                seconds=[seconds for seconds, _ in found],
-                peak_bytes=[peak for _, peak in found],
-            )
-            for (weights, recompute), found in runs.items()
-        ],
-        sample_tokens=SAMPLE_TOKENS,
-        predicted=predicted(),
-        persons=persons,
-    )
-    write_report(report, out)
+        persons: list[PersonRun] = []
+
+        def write() -> None:
+            # What is stopped keeps what it has.
+            found = adaptations(runs)
+            write_report(DeviceReport(**facts, adaptations=found, persons=persons), out)
+
+        for number in range(rounds):
+            for way in WAYS:
+                runs[way].append(adapt_once(folder, history, *way, threads=threads))
+                say(f"round {number + 1}: {in_words(*way, *runs[way][-1])}")
+            write()
+        persons.append(person_run(folder, history, BASE.name, DATA.name, threads))
+        write()
+        if person is not None:
+            persons.append(language_run(folder / "language", person, threads))
+            write()
     print_line(str(out))
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for homes and histories that goes afterwards. Raises StorageError where it takes no more."""
+    with (
+        tempfile.TemporaryDirectory(prefix="proper-device-") as scratch,
+        storage_errors(Path(scratch)),
+    ):
+        yield Path(scratch)
+
+
+def in_words(weights: str, recompute: bool, seconds: float, peak_bytes: int) -> str:
+    """One adaptation: how the base was held, and what it took."""
+    how = f"base weights {weights}{', recomputing' * recompute}"
+    return f"{how}: {seconds:.0f} s, {peak_bytes / 2**20:.0f} MiB"
+
+
+def adaptations(runs: Mapping[tuple[str, bool], Sequence[tuple[float, int]]]) -> list[Adaptation]:
+    """As the file holds them, from seconds and peak bytes of each way to hold the base."""
+    return [
+        Adaptation(
+            base_weights=weights,
+            recompute=recompute,
+            seconds=[seconds for seconds, _ in found],
+            peak_bytes=[peak for _, peak in found],
+        )
+        for (weights, recompute), found in runs.items()
+    ]
+
+
+def adapt_once(
+    folder: Path, history: Path, weights: str, recompute: bool, *, threads: int
+) -> tuple[float, int]:
+    """Seconds and peak bytes of one `proper adapt` in a process of its own. Raises ProgramError."""
+    words = ["adapt", str(history), "--base-weights", weights]
+    words += ["--recompute"] if recompute else []
+    begin = time.monotonic()
+    peak = run_program("adapt", [*program_of(folder), *words], threads)
+    return time.monotonic() - begin, peak
 
 
 def predicted() -> list[Predicted]:
@@ -150,27 +184,36 @@ def task_of(data: Path) -> str:
 
 
 def people_of(data: Path, template: str | None, items: int) -> tuple[Task, Sequence[User], User]:
-    """A data set's task, its pooled people, and the first test user with so many items."""
+    """A data set's task, its pooled people, and the first test user with so many items.
+
+    Raises DataError where the data are not there, or nobody has so many.
+    """
     task = load_task(task_of(data), template=template)
     people = read_population(data, task)
-    return task, people.pooled, next(u for u in people.test if len(u.history) >= items)
+    person = next((user for user in people.test if len(user.history) >= items), None)
+    if person is None:
+        raise DataError(f"{data}: no test user has {items} items")
+    return task, people.pooled, person
 
 
-def language_persons(folder: Path, threads: int) -> list[PersonRun]:
-    """As `person_run`, over a release of one's own, with the newest items of a person of LANGUAGE_DATA.
+def language_person() -> User | None:
+    """Whoever is measured over LANGUAGE_BASE; None where that is not there, and it is said.
 
-    Nothing where the base is not there, and it is said.
+    Raises as `people_of`, before hours of measuring.
     """
-    base = LANGUAGE_BASE
-    if not (base / "config.json").is_file():
-        say(f"no language model at {base}, so none is measured; make base gets it")
-        return []
-    _, _, person = people_of(LANGUAGE_DATA, "short", LANGUAGE_ITEMS)
+    if not (LANGUAGE_BASE / "config.json").is_file():
+        say(f"no language model at {LANGUAGE_BASE}, so none is measured; make base gets it")
+        return None
+    return people_of(LANGUAGE_DATA, "short", LANGUAGE_ITEMS)[2]
+
+
+def language_run(folder: Path, person: User, threads: int) -> PersonRun:
+    """As `person_run`, over a release of one's own, with the person's newest items."""
     folder.mkdir()
     history = save_person(folder, shortened(person), LANGUAGE_ITEMS)
-    start_words = ["start", "--base", str(base.resolve()), "--task", task_of(LANGUAGE_DATA)]
-    run_program([*program_of(folder), *start_words], threads)
-    return [person_run(folder, history, base.name, LANGUAGE_DATA.name, threads)]
+    made = ["start", "--base", str(LANGUAGE_BASE.resolve()), "--task", task_of(LANGUAGE_DATA)]
+    run_program("start", [*program_of(folder), *made], threads)
+    return person_run(folder, history, LANGUAGE_BASE.name, LANGUAGE_DATA.name, threads)
 
 
 def shortened(person: User) -> User:
@@ -190,7 +233,7 @@ def person_run(folder: Path, history: Path, base: str, data: str, threads: int) 
     found, command = folder / "parts.json", program_of(folder)
     words = [*command[3:], "--threads", str(threads), "adapt", str(history)]
     measured = [*command[:2], "benchmarks.measuring.adapt_split", str(found), *words]
-    peak = run_program(measured, threads)
+    peak = run_program("adapt", measured, threads)
     split = json.loads(found.read_text())
     question = json.loads(history.read_text())["profile"][-1]["text"]
     threaded = [*command, "--threads", str(threads)]

@@ -15,9 +15,10 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.command import ready_file, start, where
+from benchmarks.command import mark_of, ready_file, start, where
 from benchmarks.contenders import Spec, Workload, parse_spec, shape_of
 from benchmarks.contenders.workload import Lengths
+from benchmarks.kinds import work_in_words
 from benchmarks.measuring import in_own_process
 from benchmarks.measuring.agreement import agreements
 from benchmarks.measuring.rounds import WARMUP, measure_setting
@@ -65,7 +66,7 @@ def run(
     for name in size:
         shape_of(name)
     specs = chosen_specs(contender)
-    ready_file(out)
+    ready_file(out, mark_of("engine"))
     facts = where(seed) | {"commit": commit(), "load_before": os.getloadavg()[0]}
     say("comparing what contenders train")
     agreement = in_own_process(agreements, specs)
@@ -75,7 +76,7 @@ def run(
     settings: list[Setting] = []
     for name, count in itertools.product(size, users):
         work = Workload(name, count, samples, tokens, lengths, seed)
-        say(f"setting {len(settings) + 1} of {len(size) * len(users)}: {work}")
+        say(f"setting {len(settings) + 1} of {len(size) * len(users)}: {work_in_words(work)}")
         settings.append(measure_setting(work, specs, rounds=rounds, dropout=dropout, say=say))
         print_table(setting_table(settings[-1]))
         for line in setting_notes(settings[-1]):

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel, ConfigDict
 
-from benchmarks.command import start
+from benchmarks.command import mark_of, ready_file, start
+from benchmarks.results.schema import FIRST, Line, Transcript, read_transcript
 from client.terminal.console import print_line, say
-from proper_model.errors import SimulationError
+from proper_model.errors import SimulationError, UnfitError
 from proper_model.storage.files import write_atomic
 from simulations.outcome.environment import SOURCE, commit, hardware
-from simulations.outcome.results import Hardware
 
 SETUP = ("make install", "source .venv/bin/activate", "make base")
 MINUTES = (
@@ -51,29 +52,7 @@ CLOSED = {
 # A count of steps, of which a log gets one twice a minute.
 COUNTED = re.compile(r"^proper: [^:]+ \d+(?:/\d+)?(?:, .*)?$")
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
-
-
-class Line(BaseModel):
-    """One command, the seconds that it took, and the lines it said, on stdout and stderr."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    command: str
-    seconds: float
-    said: tuple[str, ...]
-
-
-class Transcript(BaseModel):
-    """Commands in order, and where they ran."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
-    benchmark: Literal["first_minutes"] = "first_minutes"
-    hardware: Hardware
-    commit: str
-    lines: tuple[Line, ...]
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def run_lines(
@@ -98,7 +77,8 @@ def run_lines(
         said = [line.rstrip() for line in done.stdout.splitlines()]
         if done.returncode:
             raise SimulationError(
-                f"'{command}' ended with exit code {done.returncode}: {' / '.join(said[-4:])}"
+                f"'{command}' ended with exit code {done.returncode}: {' / '.join(said[-4:])}",
+                hint=f"nothing is written; run it by hand in a clone to see all of it: {command}",
             )
         kept = said[-1:] if command.startswith("make ") else said
         kept = [line for line in kept if line and COUNTED.match(line) is None]
@@ -148,9 +128,16 @@ def measure(
     out: Annotated[Path, typer.Option("--out", help="The JSON to write.")],
 ) -> None:
     """Clone, install and run everything; minutes."""
+    ready_file(out, mark_of(FIRST))
+    if not (SOURCE / ".git").exists() or not shutil.which("git"):
+        raise UnfitError(
+            f"{SOURCE}: no git checkout that could be cloned, or no git to do so",
+            hint="run it in a clone of the repository",
+        )
     with tempfile.TemporaryDirectory(prefix="first-minutes-") as folder:
         checkout = Path(folder) / "PROPER"
-        subprocess.run(["git", "clone", "-q", str(SOURCE), str(checkout)], check=True)
+        clone = f"git clone -q {shlex.quote(str(SOURCE))} {checkout.name}"
+        run_lines([clone], checkout.parent, os.environ)
         environment = closed_environment(checkout, Path(folder) / "home")
         lines = run_lines((*SETUP, *MINUTES), checkout, environment)
         made = Transcript(hardware=hardware(), commit=commit(checkout), lines=tuple(lines))
@@ -163,7 +150,7 @@ def show(
     source: Annotated[Path, typer.Argument(help="What `measure` wrote.")],
 ) -> None:
     """Print the transcript."""
-    print_line(written(Transcript.model_validate_json(source.read_bytes())))
+    print_line(written(read_transcript(source)))
 
 
 if __name__ == "__main__":

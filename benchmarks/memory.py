@@ -15,7 +15,7 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.command import ready_file, start, where
+from benchmarks.command import mark_of, ready_file, start, where
 from benchmarks.contenders import Ours, Spec, Workload, build_world, shape_of
 from benchmarks.contenders.measure import (
     Stopwatch,
@@ -77,7 +77,7 @@ def run(
 ) -> None:
     """Measure peaks over a grid of settings and write OUT."""
     shape_of(size)
-    ready_file(out)
+    ready_file(out, mark_of("memory"))
     facts = where(seed) | {"commit": commit(), "sample_tokens": sample_tokens}
     peaks: list[MemoryPeak] = []
     for count, tokens, recompute in itertools.product(users, tokens_per_step, (False, True)):

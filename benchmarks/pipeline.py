@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from benchmarks.command import ready_file, start, where
+from benchmarks.command import mark_of, ready_file, start, where
 from benchmarks.results import write_report
 from benchmarks.results.schema import Checkout, PipelineReport, WholeRun
 from benchmarks.results.tables import phase_table
@@ -194,7 +194,7 @@ def run(
     options = ["--profile", "tiny", "--seed", str(seed), "--threads", "1"]
     options += [word for name, value in sizes.items() for word in (name, str(value))]
     places = inputs_of(data, task, base)
-    ready_file(out)
+    ready_file(out, mark_of("pipeline"))
     took: dict[str, list[WholeRun]] = {label: [] for label in sources}
     means: dict[str, dict[str, dict[str, float]]] = {}
     for number in range(rounds):

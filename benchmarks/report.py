@@ -51,7 +51,7 @@ def write_page(paths: Sequence[Path], target: Path) -> None:
     a page that cannot be written.
     """
     sources = read_sources(paths)
-    ready_file(target)
+    ready_file(target, "<!DOCTYPE html>")
     write_atomic(target, render(sources).encode())
 
 
@@ -163,7 +163,7 @@ def draw_growth(source: Path, path: Path) -> None:
             f"{len(found)}",
             hint="measure it with several --users of one size",
         )
-    ready_file(path)
+    ready_file(path, "<svg")
     with mpl.rc_context(FILE_STYLE):
         figure, image = growth(found[0]), io.BytesIO()
         FigureCanvasAgg(figure)

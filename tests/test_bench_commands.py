@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,8 +18,8 @@ import pytest
 import typer
 from bench_files import contender, engine_file, memory_peak, setting
 
-from benchmarks import engine, memory, report
-from benchmarks.command import ready_file, run_command
+from benchmarks import device, engine, first_minutes, memory, pipeline, report
+from benchmarks.command import mark_of, ready_file, run_command
 from benchmarks.contenders import Spec, Workload
 from benchmarks.kinds import Agreement
 from benchmarks.measuring.processes import LONGEST, cause_of, in_own_process, without_ctrl_c
@@ -34,7 +35,7 @@ def never(*_: object) -> None:
 
 
 def test_a_place_to_write_is_made_and_left_empty(tmp_path: Path) -> None:
-    ready_file(tmp_path / "a" / "b" / "out.json")
+    ready_file(tmp_path / "a" / "b" / "out.json", "mark")
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
@@ -42,7 +43,7 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     for place in (".", "file/out.json", "file/deeper/out.json"):
         with pytest.raises(StorageError, match=tmp_path.name) as caught:
-            ready_file(tmp_path / place)
+            ready_file(tmp_path / place, "mark")
         assert caught.value.hint
     assert (tmp_path / "file").read_text() == "kept"
 
@@ -53,7 +54,7 @@ def test_a_full_disk_is_found_by_writing(tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr("benchmarks.command.tempfile.NamedTemporaryFile", full)
     with pytest.raises(StorageError, match="No space left") as caught:
-        ready_file(tmp_path / "out.json")
+        ready_file(tmp_path / "out.json", "mark")
     assert "xyz" not in caught.value.message
 
 
@@ -75,6 +76,88 @@ def test_what_cannot_work_is_refused_before_anything_is_measured(
         assert said in lines[0]
         assert lines[1].startswith("proper: hint: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_commands_own_files_are_replaced(tmp_path: Path, monkeypatch, capsys) -> None:
+    """A page written over the measurements that it is made of, or an engine's file over a memory's, was lost."""
+    monkeypatch.setattr(device, "make_person", never)
+    monkeypatch.setattr(memory, "in_own_process", never)
+    monkeypatch.setattr(engine, "in_own_process", never)
+    monkeypatch.setattr(pipeline, "run_once", never)
+    monkeypatch.setattr(first_minutes, "run_lines", never)
+    source = tmp_path / "growth.json"
+    source.write_text(json.dumps(engine_file(setting(users=8), setting())))
+    measured, out = source.read_bytes(), str(source)
+    checkout, curve = f"here={ROOT}", str(tmp_path / "notes.svg")
+    Path(curve).write_text("mine")
+    for module, words in (
+        (report, [out, "--out", out]),
+        (report, [out, "--out", curve]),
+        (memory, ["--out", out]),
+        (device, ["--out", out]),
+        (first_minutes, ["measure", "--out", out]),
+        (pipeline, ["d", "--task", "t", "--base", "b", "--source", checkout, "--out", out]),
+    ):
+        assert run_command(module.app, words) == StorageError.exit_code
+        assert f"error: {words[-1]}: is there already" in capsys.readouterr().err
+    (tmp_path / "notes.txt").write_text("mine")
+    words = ["--out", str(tmp_path / "notes.txt")]
+    assert run_command(engine.app, words) == StorageError.exit_code
+    assert source.read_bytes() == measured
+    for _ in range(2):  # an own one is replaced
+        for name in ("page.html", "curve.svg"):
+            assert run_command(report.app, [out, "--out", str(tmp_path / name)]) == 0
+
+
+def test_what_benchmarks_write_is_known_again(repository: Path) -> None:
+    for path in (repository / "results" / "bench").rglob("*.json"):
+        ready_file(path, mark_of(json.loads(path.read_text())["benchmark"]))
+    ready_file(repository / "results" / "first_minutes.json", mark_of("first_minutes"))
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        ("{} > /dev/full", StorageError.exit_code, "proper: error: standard output: No space"),
+        ("{{ {}; echo $? >&2; }} | true", 0, "141\n"),
+    ],
+    ids=["full", "closed"],
+)
+def test_an_output_that_takes_no_more_is_told_without_a_traceback(
+    repository: Path, shell: str, code: int, said: str
+) -> None:
+    files = sorted(str(path) for path in (repository / "results" / "bench").glob("*.json"))
+    command = shlex.join([sys.executable, "-m", "benchmarks.table", *files * 3])
+    done = subprocess.run(
+        ["bash", "-c", shell.format(command)],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith(said)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_measuring_processes_look_for_no_code_on_the_hub(tmp_path: Path) -> None:
+    """PEFT imports bitsandbytes, which does so with `kernels` unless `import_library` imported it first."""
+    asked = str(tmp_path / "asked")
+    (tmp_path / "kernels.py").write_text(
+        f"def get_kernel(*_, **__):\n    open({asked!r}, 'w').close()\n    raise ImportError\n"
+    )
+    loads = "import importlib\nfor name in PRELOAD: importlib.import_module(name)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"from benchmarks.measuring.processes import PRELOAD\n{loads}"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "asked").exists()
 
 
 def test_pages_and_figures_say_where_they_cannot_be_written(tmp_path: Path, capsys) -> None:
@@ -126,7 +209,7 @@ def test_what_a_child_raises_arrives(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="ValueError: invalid literal"):
         in_own_process(int, "x")
     with pytest.raises(StorageError, match=tmp_path.name) as caught:
-        in_own_process(ready_file, tmp_path)
+        in_own_process(ready_file, tmp_path, "mark")
     assert "folder" in (caught.value.hint or "")
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import httpx
 import pytest
 
+from benchmarks import device
+from benchmarks.command import run_command
 from benchmarks.measuring import adapt_split, first_tokens
 from benchmarks.measuring.adapt_split import PARTS, Split, places
-from benchmarks.results.schema import Part, PersonRun
+from benchmarks.results.schema import DeviceReport, Part, PersonRun, read_report
 from benchmarks.results.tables import person_table
+from proper_model.errors import DataError, InterruptedRunError
 
 
 def test_a_second_counts_once_for_the_innermost_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,3 +101,66 @@ def test_the_table_by_hand() -> None:
         ("peak, MiB", "", "3", "", "3"),
     )
     assert "100 items of news, 70 tokens each, over tiny" in found.title
+
+
+SAYS_AND_FAILS = "import sys; print('proper: error: no room', file=sys.stderr); sys.exit(20)"
+
+
+def test_a_program_that_fails_is_told_with_its_own_words() -> None:
+    command = [sys.executable, "-c", SAYS_AND_FAILS]
+    for run, name in (
+        (lambda: first_tokens.run_program("adapt", command, 1), "adapt"),
+        (lambda: first_tokens.generate_once(command, "q", 1), "generate"),
+        (lambda: first_tokens.serve_seconds(command, "q", 1), "serve"),
+    ):
+        with pytest.raises(
+            first_tokens.ProgramError, match=f"proper {name} ended with exit code 20: no room"
+        ):
+            run()
+
+
+def test_a_program_ends_with_what_waits_for_it() -> None:
+    """Popen leaves it running where Ctrl-C ends the waiting."""
+    sleeps = [sys.executable, "-c", "import time; time.sleep(600)"]
+    kept: list[subprocess.Popen[bytes]] = []
+
+    def waits(error: type[BaseException]) -> None:
+        with first_tokens.started(sleeps, 1) as running:
+            kept.append(running.process)
+            raise error
+
+    for error in (KeyboardInterrupt, ValueError):
+        with pytest.raises(error):
+            waits(error)
+    assert [process.poll() for process in kept] == [-15, -15]
+
+
+def test_what_a_device_has_measured_stays_where_the_rest_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, out, rounds = tmp_path / "base", tmp_path / "d.json", []
+    base.mkdir()
+
+    def adapt_once(*_: object, **__: object) -> tuple[float, int]:
+        if len(rounds) == 2:
+            raise KeyboardInterrupt
+        rounds.append(1)
+        return 2.0, 1 << 20
+
+    monkeypatch.setattr(device, "make_person", lambda *_: tmp_path / "history.json")
+    monkeypatch.setattr(device, "predicted", lambda *_: [])
+    monkeypatch.setattr(device, "adapt_once", adapt_once)
+    monkeypatch.setattr(device, "WAYS", device.WAYS[:1])
+    monkeypatch.setattr(device, "LANGUAGE_BASE", base)
+    words = ["--out", str(out), "--rounds", "3"]
+    assert run_command(device.app, words) == InterruptedRunError.exit_code
+    found = read_report(out)
+    assert isinstance(found, DeviceReport)
+    assert found.adaptations[0].seconds == [2.0, 2.0]
+    assert found.persons == []
+    assert "base weights full: 2 s, 1 MiB" in capsys.readouterr().err
+    # Data that come last are looked for first.
+    (base / "config.json").write_text("{}")
+    monkeypatch.setattr(device, "LANGUAGE_DATA", tmp_path / device.LANGUAGE_DATA.name)
+    monkeypatch.setattr(device, "make_person", None)
+    assert run_command(device.app, words) == DataError.exit_code

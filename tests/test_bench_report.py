@@ -269,14 +269,16 @@ MEASURED = (*FIRST, "measured")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "Invalid JSON"),
-        ("[1]", "object"),
-        ("[" * 100_000, "Invalid JSON"),
-        ('{"schema": 1, "task": "x"}', "'benchmark'"),
-        ('{"benchmark": 3}', "'benchmark'"),
-        ('{"benchmark": "other"}', "'benchmark'"),
+        ("{", "not JSON"),
+        ("[1]", "none of those with tables"),
+        ("[" * 100_000, "not JSON"),
+        ('{"schema": 1, "task": "x"}', "none of those with tables"),
+        ('{"benchmark": 3}', "none of those with tables"),
+        ('{"benchmark": "other"}', "none of those with tables"),
+        ('{"benchmark": "first_minutes"}', "none of those with tables"),
+        ('{"benchmark": "engine",\n "rounds": ', "cut short.*line 2"),
         ('{"benchmark": "engine"}', "hardware"),
-        ('{"benchmark": "memory", "peaks": []}', "schema 2"),
+        ('{"benchmark": "memory", "peaks": []}', "not what benchmarks.memory writes"),
         (json.dumps(device_file() | {"items": 0}), "items"),
         (planted("schema", value=3), "schema: "),
         (planted("schema", value=True), "schema: "),
@@ -333,8 +335,11 @@ def test_the_commands(tmp_path: Path, capsys) -> None:
         assert run_command(command.app, [engine, foreign, *words]) == ReportError.exit_code
         captured = capsys.readouterr()
         assert captured.out == ""
-        assert "f.json: not a benchmark" in captured.err
-        assert "proper: hint: benchmarks are: python -m benchmarks.KIND" in captured.err
+        assert "f.json: its 'benchmark' is none of those" in captured.err
+        assert (
+            "proper: hint: expected what one of these wrote: python -m benchmarks.engine"
+            in captured.err
+        )
     assert not out.exists()
 
 

@@ -8,16 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import first_minutes
+from benchmarks.command import run_command
 from benchmarks.first_minutes import (
     MINUTES,
     SETUP,
-    Line,
-    Transcript,
+    app,
     closed_environment,
     run_lines,
     written,
 )
-from proper_model.errors import FetchError, SimulationError
+from benchmarks.results.schema import Line, Transcript
+from proper_model.errors import (
+    FetchError,
+    ReportError,
+    SimulationError,
+    StorageError,
+    UnfitError,
+)
 from proper_model.tasks.new_task import make_task
 
 TRANSCRIPT = "results/first_minutes.json"
@@ -56,6 +64,40 @@ def test_a_command_that_fails_ends_it(tmp_path: Path) -> None:
         ["echo 'proper: training 3/8'; echo done; echo $HOME"], tmp_path, environment
     )
     assert line.said == ("done", str(tmp_path / "home"))
+
+
+def test_what_is_no_transcript_is_refused(tmp_path: Path, capsys) -> None:
+    source = tmp_path / "t.json"
+    whole = (Path(__file__).parents[1] / TRANSCRIPT).read_text()
+    for text, said in (
+        (whole[:300], "not JSON, or cut short"),
+        ('{"benchmark": "engine"}', "its 'benchmark' is not 'first_minutes'"),
+        ('{"benchmark": "first_minutes"}', "not what benchmarks.first_minutes writes: hardware"),
+    ):
+        source.write_text(text)
+        assert run_command(app, ["show", str(source)]) == ReportError.exit_code
+        assert f"error: {source}: {said}" in capsys.readouterr().err
+    assert run_command(app, ["show", str(tmp_path / "none.json")]) == ReportError.exit_code
+    assert "none.json: cannot be read" in capsys.readouterr().err
+    source.write_text(whole)
+    assert run_command(app, ["show", str(source)]) == 0
+    assert capsys.readouterr().out.startswith(f"$ {SETUP[0]}\n")
+
+
+def test_what_cannot_be_cloned_or_written_is_told_before_the_minutes(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    words = ["measure", "--out", str(tmp_path / "file" / "out.json")]
+    assert run_command(app, words) == StorageError.exit_code
+    monkeypatch.setattr(first_minutes, "SOURCE", tmp_path)
+    words = ["measure", "--out", str(tmp_path / "out.json")]
+    assert run_command(app, words) == UnfitError.exit_code
+    assert "no git checkout" in capsys.readouterr().err
+    (tmp_path / ".git").mkdir()
+    assert run_command(app, words) == SimulationError.exit_code
+    assert "'git clone" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_a_transcript_reads_as_in_a_terminal() -> None:

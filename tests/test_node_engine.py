@@ -20,6 +20,7 @@ from coordinator.publish import PublishedBundle, publish
 from coordinator.shipment import Shipment
 from proper_model.base.checked import CheckedFiles, load_checked_base
 from proper_model.checks.outside_base import load_base
+from proper_model.engine import memory
 from proper_model.federation.protocol import Kind, Status, request_fields
 from proper_model.federation.run_plan import RunPlan
 from proper_model.model.adapted_model import AdaptedModel
@@ -125,6 +126,20 @@ def test_base_and_tokenizer_are_loaded_once_for_all_nodes_and_rounds_of_a_proces
             *(f"personalize: {step}" for step in ("tokenize", "embedding", "stage3")),
             *(f"evaluate: {arm}" for arm in plan.arms),
         }
+
+
+@pytest.mark.parametrize("budget", [None, 1 << 30])
+def test_what_becomes_of_freed_memory_is_said_once_a_message(
+    plan: RunPlan, loads: list[str], monkeypatch: pytest.MonkeyPatch, budget: int | None
+) -> None:
+    bundle = publish_untrained(plan)
+    for kind in (Kind.STORE, Kind.INSTALL):
+        assert play(plan, bundle, kind, 0) == Status.OK.value
+    told: list[object] = []
+    monkeypatch.setattr(memory, "_give_back", told.append)
+    Engine(1, memory_bytes=budget).release(plan.node_folder(0), bundle.bundle_id)
+    assert told == [memory.HUGE_BLOCKS if budget is None else (memory.LARGE_BLOCK,)]
+    assert len(loads) == 1
 
 
 def test_another_release_takes_the_place_of_the_one_before(plan: RunPlan, loads: list[str]) -> None:

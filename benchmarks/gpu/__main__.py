@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.command import ready_file, start
+from benchmarks.command import mark_of, ready_file, start
 from client.terminal.console import print_line, say
 from proper_model.errors import ReportError
 
@@ -47,9 +47,10 @@ def run(
     from benchmarks.gpu.machine import ready_device
     from benchmarks.gpu.plan import planned
     from benchmarks.gpu.session import Session, chosen_variants
+    from benchmarks.kinds import work_in_words
 
     ready_device(device)
-    ready_file(out)
+    ready_file(out, mark_of("gpu"))
     budget, variants = Budget(seconds, BEGAN), chosen_variants(variant or ())
     for name in size:
         shape_of(name)
@@ -71,7 +72,9 @@ def run(
     )
     session.compare()
     for number, plan in enumerate(plans, 1):
-        tell(f"setting {number} of {len(plans)}: {plan.work}, dropout {plan.dropout:g}")
+        tell(
+            f"setting {number} of {len(plans)}: {work_in_words(plan.work)}, dropout {plan.dropout:g}"
+        )
         if budget.left < LEAST * seconds:
             session.skip(plan, f"the budget of {seconds:g} s was used before its turn")
         else:

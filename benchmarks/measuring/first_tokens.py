@@ -11,10 +11,13 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 
@@ -24,6 +27,7 @@ from proper_model.federation.machine import high_water_bytes
 POLL_S = 0.05
 ASKED = 5  # requests of a warm server
 WAIT_S = 300.0
+ERROR = "proper: error: "
 
 
 class ProgramError(ProperError):
@@ -38,25 +42,63 @@ def program(home: Path, passphrase: Path) -> list[str]:
     ]
 
 
-def _started(command: Sequence[str], threads: int, stdout: int) -> subprocess.Popen[bytes]:
-    """A process that is measured."""
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    return subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.DEVNULL)
+def environment(threads: int) -> dict[str, str]:
+    """Of every process that is measured."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads)}
 
 
-def run_program(command: Sequence[str], threads: int) -> int:
-    """Run a program; the highest resident memory it had, in bytes. Raises ProgramError if it failed."""
-    peak = 0
-    with _started(command, threads, subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            # Not getrusage: that counts what this process held when it started the other one.
-            peak = max(peak, high_water_bytes(Path(f"/proc/{process.pid}/status")) or 0)
-            time.sleep(POLL_S)
-    if process.returncode:
-        raise ProgramError(
-            f"{' '.join(command[1:3])} ended with exit code {process.returncode}",
-            hint="run it by hand to see why",
+@dataclass(frozen=True)
+class Program:
+    """One that runs, and what it says on stderr meanwhile."""
+
+    process: subprocess.Popen[bytes]
+    remarks: BinaryIO
+
+    def failed(self, what: str) -> ProgramError:
+        """That it ended by itself, with what it said of why."""
+        code = self.process.wait()
+        self.remarks.seek(0)
+        said = self.remarks.read().decode(errors="replace").splitlines()
+        errors = [line.removeprefix(ERROR) for line in said if line.startswith(ERROR)]
+        return ProgramError(
+            f"proper {what} ended with exit code {code}" + "".join(f": {e}" for e in errors[-1:]),
+            hint="what was measured before it, if anything, is in OUT; docs/exit-codes.md says what a code means",
         )
+
+
+@contextmanager
+def started(
+    command: Sequence[str], threads: int, stdout: int = subprocess.DEVNULL
+) -> Iterator[Program]:
+    """A program that runs while open, and is ended there, Ctrl-C or not."""
+    with (
+        tempfile.TemporaryFile() as remarks,
+        subprocess.Popen(
+            command, env=environment(threads), stdout=stdout, stderr=remarks
+        ) as process,
+    ):
+        try:
+            yield Program(process, remarks)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def run_program(what: str, command: Sequence[str], threads: int) -> int:
+    """Run a program; the highest resident memory it had, in bytes. Raises ProgramError if it failed.
+
+    `what` names it where it fails.
+    """
+    peak = 0
+    with started(command, threads) as program:
+        while program.process.poll() is None:
+            # Not getrusage: that counts what this process held when it started the other one.
+            status = Path(f"/proc/{program.process.pid}/status")
+            peak = max(peak, high_water_bytes(status) or 0)
+            time.sleep(POLL_S)
+        if program.process.returncode:
+            raise program.failed(what)
     return peak
 
 
@@ -64,13 +106,13 @@ def generate_once(command: Sequence[str], question: str, threads: int) -> float:
     """Seconds from the start of `proper generate` to the first sign of its answer."""
     begin = time.monotonic()
     words = [*command, "generate", question, "--max-tokens", "1"]
-    with _started(words, threads, subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.read(1)
+    with started(words, threads, subprocess.PIPE) as program:
+        assert program.process.stdout is not None
+        program.process.stdout.read(1)
         seconds = time.monotonic() - begin
-        process.stdout.read()
-    if process.returncode:
-        raise ProgramError(f"proper generate ended with exit code {process.returncode}")
+        program.process.stdout.read()
+        if program.process.wait():
+            raise program.failed("generate")
     return seconds
 
 
@@ -78,12 +120,12 @@ def generate_once(command: Sequence[str], question: str, threads: int) -> float:
 def serving(command: Sequence[str], threads: int) -> Iterator[Mapping[str, str]]:
     """What `proper serve --json` says of itself while it runs."""
     words = [*command, "serve", "--port", "0", "--json"]
-    with _started(words, threads, subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            yield json.loads(process.stdout.readline())
-        finally:
-            process.terminate()
+    with started(words, threads, subprocess.PIPE) as program:
+        assert program.process.stdout is not None
+        said = json.loads(program.process.stdout.readline() or "{}")
+        if "api" not in said:  # it ended before it served
+            raise program.failed("serve")
+        yield said
 
 
 def serve_seconds(command: Sequence[str], question: str, threads: int) -> float:

@@ -17,7 +17,11 @@ from typing import Self, TypeVar
 from proper_model.errors import ProperError, TrainingError
 
 Result = TypeVar("Result")
-PRELOAD = ["transformers.models.llama.modeling_llama", "peft", "benchmarks.contenders"]
+PRELOAD = [
+    "transformers.models.llama.modeling_llama",
+    "benchmarks.measuring.preload",
+    "benchmarks.contenders",
+]
 STOP_S = 30.0
 LONGEST = 200  # characters of a cause; a library's text may fill a page
 

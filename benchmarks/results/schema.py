@@ -5,10 +5,11 @@ Rates and ratios are computed from the stored rounds when they are shown.
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -314,6 +315,36 @@ class GpuReport(_Report):
 
 Report = EngineReport | MemoryReport | DeviceReport | PipelineReport | GpuReport
 _FILE: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="benchmark")])
+KINDS = ("engine", "memory", "device", "pipeline", "gpu")
+
+
+class Line(BaseModel):
+    """One command, the seconds that it took, and the lines it said, on stdout and stderr."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command: str
+    seconds: float
+    said: tuple[str, ...]
+
+
+class Transcript(BaseModel):
+    """The first minutes: commands in order, and where they ran."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    benchmark: Literal["first_minutes"] = "first_minutes"
+    hardware: Hardware
+    commit: str
+    lines: tuple[Line, ...]
+
+
+FIRST = "first_minutes"
+Found = TypeVar("Found")
+KNOWN = "expected what one of these wrote: " + ", ".join(
+    f"python -m benchmarks.{kind}" for kind in KINDS
+)
 
 
 class Source(NamedTuple):
@@ -330,17 +361,48 @@ def read_sources(paths: Iterable[Path]) -> list[Source]:
 
 def read_report(path: Path) -> Report:
     """Read one file by what it says it is. Raises ReportError naming the file and its first fault."""
+    kind, text = _read(path)
+    if kind not in KINDS:
+        hint = f"python -m benchmarks.{FIRST} show prints it" if kind == FIRST else KNOWN
+        raise ReportError(f"{path}: its 'benchmark' is none of those with tables", hint=hint)
+    return _validated(_FILE, kind, text, path)
+
+
+def read_transcript(path: Path) -> Transcript:
+    """Read what `python -m benchmarks.first_minutes measure` wrote. Raises ReportError as `read_report`."""
+    kind, text = _read(path)
+    if kind != FIRST:
+        hint = f"expected what python -m benchmarks.{FIRST} measure writes"
+        raise ReportError(f"{path}: its 'benchmark' is not '{FIRST}'", hint=hint)
+    return _validated(TypeAdapter(Transcript), kind, text, path)
+
+
+def _read(path: Path) -> tuple[str, str]:
+    """What a JSON file says it is of, nothing where it does not say, and the whole of it."""
     try:
-        return _FILE.validate_json(path.read_bytes())
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text)
     except OSError as error:
         raise ReportError(
             f"{path}: cannot be read ({error.strerror})", hint="check the path and its permissions"
         ) from error
+    except json.JSONDecodeError as error:
+        raise ReportError(
+            f"{path}: not JSON, or cut short: {error.msg}, line {error.lineno}", hint=KNOWN
+        ) from error
+    except (ValueError, RecursionError) as error:  # other bytes than UTF-8; nested without end
+        raise ReportError(f"{path}: not JSON ({type(error).__name__})", hint=KNOWN) from error
+    kind = document.get("benchmark") if isinstance(document, dict) else None
+    return kind if isinstance(kind, str) else "", text
+
+
+def _validated(schema: TypeAdapter[Found], kind: str, text: str, path: Path) -> Found:
+    try:
+        return schema.validate_json(text)
     except ValidationError as error:
         raise ReportError(
-            f"{path}: not a benchmark of schema {SCHEMA}: {first_fault(error)}",
-            hint="benchmarks are: python -m benchmarks.KIND, where KIND is engine, memory, device, "
-            "pipeline or gpu",
+            f"{path}: not what benchmarks.{kind} writes: {first_fault(error)}",
+            hint=f"run it again: python -m benchmarks.{kind}",
         ) from error
 
 

@@ -49,17 +49,17 @@ class ReleaseMemory:
             base: where a base that the bundle refers to lies, a folder or hub id; None means the
                 local hub cache, under the name the bundle gives.
             threads: for torch, in this whole process.
-            memory_bytes: a budget beside the base; with one, freed memory is given back to the
-                system.
+            memory_bytes: a budget beside the base. Whoever sets one also says what becomes of freed
+                memory (`proper_model.engine.manage_freed_memory`), before the base is loaded.
             base_weights: how the base is held; None: as the release says.
 
         Raises:
             BundleIntegrityError: a file of the bundle is gone or altered.
-        BundleFormatError: its recipe or weights are those of a trap (`proper_model.checks.traps`).
+            BundleFormatError: its recipe or weights are those of a trap (`proper_model.checks.traps`).
             BundleForeignError: a file of the base is not the one the release was made for.
             BaseModelError: the base is not on this machine, or cannot be loaded.
         """
-        _prepare(threads, memory_bytes)
+        _prepare(threads)
         asked = f"{bundle.bundle_id} {base_weights or ''}"
         if self._loaded is None or self._loaded[0] != asked:
             if self._loaded is not None:
@@ -73,17 +73,13 @@ class ReleaseMemory:
         return release
 
 
-def _prepare(threads: int, memory_bytes: int | None) -> None:
+def _prepare(threads: int) -> None:
     """Set this process's libraries up for it."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from proper_model.engine import return_freed_memory
-
     torch.set_num_threads(threads)
     disable_progress_bar()  # the program has its own
-    if memory_bytes is not None:
-        return_freed_memory()
 
 
 def _load(

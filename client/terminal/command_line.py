@@ -64,13 +64,22 @@ def run_command(app: typer.Typer, program: str, arguments: Sequence[str]) -> int
     if stdout is None:  # the program was started without one
         sys.stdout = _Absent()
     session = Session(words=arguments)
-    code = _run(app, program, arguments, session)
+    return flush_output(_run(app, program, arguments, session))
+
+
+def flush_output(code: int) -> int:
+    """Write what is still held for stdout; the exit code, another one where stdout takes no more."""
     try:
         sys.stdout.flush()  # here, not by Python after the exit code
     except OSError as error:
         _drop_output()
-        return code or _told(error)
+        return code or tell_refused(error)
     return code
+
+
+def is_of_output(error: OSError) -> bool:
+    """Whether an error is, most likely, of stdout: those of files that commands open name the file."""
+    return error.filename is None and error.errno in _REFUSED
 
 
 def _run(app: typer.Typer, program: str, arguments: Sequence[str], session: Session) -> int:
@@ -98,7 +107,7 @@ def completion_variable(program: str) -> str:
 def _failed(error: BaseException, program: str, session: Session) -> int:
     """Say what went wrong, on stderr and with `--json` on stdout; returns the exit code."""
     if isinstance(error, OSError) and error.errno in _REFUSED:
-        code = _told(error)
+        code = tell_refused(error)
         if code != OUTPUT_CLOSED:
             _document(_refused(error), program, session)
         return code
@@ -139,7 +148,7 @@ def told_of(error: BaseException, program: str) -> tuple[int, str, str, str]:
     return 1, "InternalError", f"internal error ({type(error).__name__})", hint
 
 
-def _told(error: OSError) -> int:
+def tell_refused(error: OSError) -> int:
     """Say that stdout, or a file no command has named, takes no more; returns the exit code."""
     if error.errno == errno.EPIPE:
         return OUTPUT_CLOSED
