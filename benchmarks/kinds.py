@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from benchmarks.contenders import Workload
+from typing import Any, Protocol
 
 SCHEMA = 2  # of what is written; 1 is read
 KINDS = {
@@ -44,7 +41,22 @@ class Agreement:
     cause: str | None
 
 
-def work_in_words(work: Workload) -> str:
+class Work(Protocol):
+    """What `benchmarks.contenders.Workload` says of itself."""
+
+    @property
+    def size(self) -> str: ...
+    @property
+    def users(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def lengths(self) -> str: ...
+
+
+def work_in_words(work: Work) -> str:
     """What is trained, for whoever watches."""
     lengths = f"{work.tokens} tokens" if work.lengths == "fixed" else f"{work.lengths} lengths"
     return f"size {work.size}, users {work.users}, samples a user {work.samples}, {lengths}"
