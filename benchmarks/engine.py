@@ -18,7 +18,6 @@ import typer
 from benchmarks.command import mark_of, ready_file, start, where
 from benchmarks.contenders import Spec, Workload, parse_spec, shape_of
 from benchmarks.contenders.workload import Lengths
-from benchmarks.kinds import work_in_words
 from benchmarks.measuring import in_own_process
 from benchmarks.measuring.agreement import agreements
 from benchmarks.measuring.rounds import WARMUP, measure_setting
@@ -76,7 +75,7 @@ def run(
     settings: list[Setting] = []
     for name, count in itertools.product(size, users):
         work = Workload(name, count, samples, tokens, lengths, seed)
-        say(f"setting {len(settings) + 1} of {len(size) * len(users)}: {work_in_words(work)}")
+        say(f"setting {len(settings) + 1} of {len(size) * len(users)}: {work.in_words()}")
         settings.append(measure_setting(work, specs, rounds=rounds, dropout=dropout, say=say))
         print_table(setting_table(settings[-1]))
         for line in setting_notes(settings[-1]):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from benchmarks.contenders import Workload
+from typing import Any
 
 SCHEMA = 2  # of what is written; 1 is read
 KINDS = {
@@ -86,9 +83,3 @@ class Agreement:
     dtype: str
     error: float | None
     cause: str | None
-
-
-def work_in_words(work: Workload) -> str:
-    """What is trained, for whoever watches."""
-    lengths = f"{work.tokens} tokens" if work.lengths == "fixed" else f"{work.lengths} lengths"
-    return f"size {work.size}, users {work.users}, samples a user {work.samples}, {lengths}"

@@ -26,6 +26,7 @@ from client.person.stores import VaultStore
 from client.terminal.terminal_text import preview
 from client.vault.opening import Vault
 from proper_model.engine import checkpoint, cohort
+from proper_model.errors import ConfigError
 from proper_model.release.contents import Release
 from proper_model.storage.files import storage_errors
 from proper_model.tasks.records import User
@@ -402,6 +403,35 @@ def test_an_answer_loads_no_compiler_and_nothing_for_pictures(person: Person, st
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["adapt", "HISTORY", "--base-weights", "2bit"], "unknown --base-weights '2bit'"),
+        (["adapt", "HISTORY", "--max-memory", "0"], "expected a number of GiB above 0, got 0.0"),
+        (["adapt", "HISTORY", "--max-memory", "4G"], "expected a number of GiB"),
+        (["evaluate", "--base-weights", "4"], "unknown --base-weights '4'"),
+        (["generate", "x", "--max-memory", "nan"], "expected a number of GiB above 0"),
+        (["serve", "--max-memory", "-1"], "expected a number of GiB above 0"),
+        (["serve", "--port", "99999"], "expected a whole number from 0 to 65535"),
+    ],
+    ids=lambda found: " ".join(found) if isinstance(found, list) else "",
+)
+def test_an_option_that_cannot_be_is_told_before_a_passphrase_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    """The passphrase file is not there: whoever reads it, or the history or the release, ends by that."""
+    history = tmp_path / "h.jsonl"
+    history.write_text("")
+    person = Person(tmp_path / "home", tmp_path / "no-passphrase")
+    words = [str(history) if word == "HISTORY" else word for word in words]
+    assert person.run(*words) in (2, ConfigError.exit_code)
+    told = capsys.readouterr().err.splitlines()
+    assert said in told[0]
+    assert told[0].startswith("proper: error: ")
+    assert told[1].startswith("proper: hint: ")
+    assert not (tmp_path / "home").exists()
 
 
 def test_what_to_forget_need_not_be_an_argument(

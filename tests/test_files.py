@@ -164,3 +164,13 @@ def test_a_limit_of_gigabytes_costs_no_memory(tmp_path: Path) -> None:
         "assert len(read_bounded(Path(sys.argv[1]), 4 << 30)) == 1000\n"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.EFBIG, "ulimit -f"), (errno.EROFS, "name another place")]
+)
+def test_the_next_step_is_that_of_the_reason(tmp_path: Path, number: int, said: str) -> None:
+    with pytest.raises(StorageError) as caught, storage_errors(tmp_path):
+        raise OSError(number, os.strerror(number), "file")
+    assert said in (caught.value.hint or "")
+    assert "permissions" not in (caught.value.hint or "")

@@ -13,6 +13,7 @@ from client.person.load_for_training import (
     MemoryChoice,
     choose,
 )
+from client.person.workspace import Memory
 from client.releases.base_facts import BaseFacts
 from proper_model.base.sizes import BaseShape
 from proper_model.errors import ConfigError
@@ -120,7 +121,7 @@ def test_a_choice_of_ones_own_is_kept_or_refused() -> None:
     with pytest.raises(ConfigError, match="too little"):
         pick(FIXED + HELD[FOUR_BIT], asked="full")
     with pytest.raises(ConfigError, match="unknown --base-weights"):
-        pick(None, asked="3bit")
+        Memory(base_weights="3bit")
 
 
 def test_main_memory_is_no_budget_of_a_gpu() -> None:

@@ -391,6 +391,18 @@ def test_a_demo_that_differs_is_named_by_what_the_user_gave(tmp_path: Path, monk
         assert caught.value.message.endswith(f"differs in: {named}")
 
 
+def test_what_a_damaged_plan_says_to_do_works(options: RunOptions) -> None:
+    plan = prepare(options)
+    path = plan.out / "plan.json"
+    path.write_text(path.read_text()[:100])
+    again = replace(options, resume=True)
+    with pytest.raises(ConfigError, match="Invalid JSON") as caught:
+        prepare(again)
+    assert "remove it, then repeat" in (caught.value.hint or "")
+    path.unlink()
+    assert prepare(again) == plan
+
+
 def test_a_file_is_no_place_for_a_run(options: RunOptions, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()

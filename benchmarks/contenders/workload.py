@@ -44,6 +44,11 @@ class Workload:
     lengths: Lengths
     seed: int
 
+    def in_words(self) -> str:
+        """For whoever watches."""
+        lengths = f"{self.tokens} tokens" if self.lengths == "fixed" else f"{self.lengths} lengths"
+        return f"size {self.size}, users {self.users}, samples a user {self.samples}, {lengths}"
+
 
 @dataclass(frozen=True)
 class User:

@@ -47,7 +47,6 @@ def run(
     from benchmarks.gpu.machine import ready_device
     from benchmarks.gpu.plan import planned
     from benchmarks.gpu.session import Session, chosen_variants
-    from benchmarks.kinds import work_in_words
 
     ready_device(device)
     ready_file(out, mark_of("gpu"))
@@ -72,9 +71,7 @@ def run(
     )
     session.compare()
     for number, plan in enumerate(plans, 1):
-        tell(
-            f"setting {number} of {len(plans)}: {work_in_words(plan.work)}, dropout {plan.dropout:g}"
-        )
+        tell(f"setting {number} of {len(plans)}: {plan.work.in_words()}, dropout {plan.dropout:g}")
         if budget.left < LEAST * seconds:
             session.skip(plan, f"the budget of {seconds:g} s was used before its turn")
         else:

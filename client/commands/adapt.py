@@ -70,12 +70,14 @@ def adapt(
     check_there(history)
     from client.person.item_promise import asked_privacy
 
-    workspace = o.workspace(context)
+    workspace, memory = (
+        o.workspace(context),
+        Memory(o.bytes_of(max_memory), base_weights, recompute),
+    )
     how = read_options(
         form, column, scale, date_order, sender, max_items, no_date=no_date, lenient=lenient
     )
     newest = workspace.installed()
-    memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     depth = None if retrieve is None else parse_depth(retrieve)
     with progress_bars() as show:
         if private_epsilon is not None:

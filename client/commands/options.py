@@ -265,7 +265,9 @@ def bytes_of(gib: float | None) -> int | None:
     if gib is None:
         return None
     if not 0 < gib < math.inf:
-        raise ConfigError(f"--max-memory must be above 0, got {gib}")
+        raise ConfigError(
+            f"--max-memory: expected a number of GiB above 0, got {gib}", hint="4, for example"
+        )
     return int(gib * 2**30)
 
 

@@ -37,9 +37,11 @@ def rebase(
     """
     from client.person import adapting
 
-    workspace = o.workspace(context)
+    workspace, memory = (
+        o.workspace(context),
+        Memory(o.bytes_of(max_memory), base_weights, recompute),
+    )
     bundle = workspace.installed()
-    memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     with workspace.changing() as vault:
         state = VaultStore(vault).read()
         if state.bundle_id == bundle.bundle_id:

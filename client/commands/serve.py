@@ -14,7 +14,7 @@ from client.terminal.console import print_line, progress_bars, say
 from client.terminal.document import print_document
 from proper_model.tasks import parse_depth
 
-Port = Annotated[int, typer.Option("--port", help="0 takes any free one.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free one.")]
 TokenFile = Annotated[
     Path | None,
     typer.Option(
@@ -47,12 +47,11 @@ def serve(
     from client.serving.tokens import new_token, page_address, token_of_file
 
     depth = None if retrieve is None else parse_depth(retrieve)
-    workspace = o.workspace(context)
+    workspace, memory = o.workspace(context), Memory(o.bytes_of(max_memory))
     token = new_token() if token_file is None else token_of_file(token_file)
     vault = workspace.open() if workspace.has_vault else None
     with progress_bars() as show:
         show("loading the model", 0, 0)
-        memory = Memory(o.bytes_of(max_memory))
         session = ServedPerson(workspace, vault, task, memory, retrieve=depth)
 
     def ready(url: str) -> None:

@@ -76,14 +76,12 @@ def choose(
 
     Args:
         limit: bytes of the whole process, None for no limit.
-        asked: the person's choice now, which is kept.
+        asked: the person's choice now, one of BaseWeights, which is kept.
         stored: how it was held when the adapters were trained; wanted where nothing is asked.
 
     Raises:
-        ConfigError: an unknown choice, or a limit that nothing fits.
+        ConfigError: a limit that nothing fits.
     """
-    if asked is not None and asked not in set(BaseWeights):
-        raise ConfigError(f"unknown --base-weights '{asked}'", hint="full, 8bit or 4bit")
     wanted = BaseWeights(asked) if asked is not None else stored or base.own_weights
     if limit is None or base.on_gpu:
         return MemoryChoice(wanted, None, recompute)

@@ -78,11 +78,17 @@ class Keys:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a command's options say about memory."""
+    """What a command's options say about memory. Raises ConfigError for a way to hold a base that is none."""
 
     limit_bytes: int | None = None
     base_weights: str | None = None
     recompute: bool = False
+
+    def __post_init__(self) -> None:
+        if self.base_weights not in (None, *SETTINGS["base_weights"].choices):
+            raise ConfigError(
+                f"unknown --base-weights '{self.base_weights}'", hint="full, 8bit or 4bit"
+            )
 
 
 @dataclass

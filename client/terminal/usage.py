@@ -59,7 +59,8 @@ def _expected(error: click.BadParameter) -> str:
     if isinstance(kind, click.types.IntParamType):
         return f"expected a whole number{_within(kind)}"
     if isinstance(kind, click.types.FloatParamType):
-        return f"expected a number{_within(kind)}"
+        unit = " of GiB" if error.param is not None and error.param.metavar == "GIB" else ""
+        return f"expected a number{unit}{_within(kind)}"
     return "another kind of value is expected"
 
 

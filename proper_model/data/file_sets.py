@@ -41,7 +41,7 @@ def find_files(path: Path) -> FileSet:
     if path.is_file():
         return FileSet("users", pooled=path)
     if not path.is_dir():
-        raise DataError(f"{path.name}: no such file or folder")
+        raise DataError(f"{path}: no such file or folder", hint="check the path")
     splits = tuple(s for s in SPLITS if (path / f"{s}_questions.json").is_file())
     pooled = path / POOLED_FILE
     tests = sorted(path.glob("user_*_history.json"))

@@ -225,7 +225,8 @@ class RunPlan(BaseModel):
                 for item in error.errors(include_url=False, include_input=False)[:5]
             )
             raise ConfigError(
-                f"run plan {path}: {problems}", hint="write it again with proper-sim prepare"
+                f"run plan {path}: {problems}",
+                hint="remove it, then repeat proper-sim run, or prepare, with the options of before and --resume",
             ) from None
         try:
             _ = plan.stage_settings, plan.structure

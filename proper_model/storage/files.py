@@ -51,6 +51,9 @@ def storage_errors(place: Path) -> Iterator[None]:
 _STORAGE_HINTS = {
     errno.ENOSPC: "make room on that disk, then repeat the command (a run: with --resume)",
     errno.EDQUOT: "make room in that quota, then repeat the command (a run: with --resume)",
+    errno.EFBIG: "no larger file may be written there (ulimit -f, or its file system); allow more, or name "
+    "another place",
+    errno.EROFS: "that disk can only be read; name another place",
     errno.EISDIR: "this is a folder; give the name of a file",
     errno.ENOTDIR: "a part of this path is a file; give a path below folders",
     errno.EEXIST: "something of that name is there already; give another name, or move it away",
