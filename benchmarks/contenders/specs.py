@@ -89,7 +89,9 @@ def parse_spec(text: str) -> Spec:
             chosen[key] = value == "true"
         elif isinstance(defaults[key], int):
             if not value.isdecimal():
-                raise ConfigError(f"'{part}': expected a whole number")
+                raise ConfigError(
+                    f"'{part}': expected a whole number from 1", hint=f"such as {key}=4"
+                )
             chosen[key] = int(value)
         else:
             chosen[key] = value

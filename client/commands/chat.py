@@ -45,6 +45,7 @@ WORDED = {
 }
 PROMPT = "> "
 NO_TEXT = "the message is not UTF-8 text"
+IN_UTF8 = "write it in UTF-8; iconv makes that of other encodings"
 LEAST_ANSWER = 64  # tokens; for their sake the oldest turns go
 
 System = Annotated[
@@ -229,7 +230,7 @@ class Talk:
 def _take(talk: Talk, line: str, ctrl_c: CtrlC) -> bool:
     """Answer a message or follow a command; whether the conversation goes on."""
     if any("\ud800" <= sign <= "\udfff" for sign in line):
-        raise DataError(NO_TEXT)  # no tokenizer takes it
+        raise DataError(NO_TEXT, hint=IN_UTF8)  # no tokenizer takes it
     if not line.startswith("/") or line.startswith("//"):
         text = line[1:] if line.startswith("//") else line
         say_unknown(talk.mine, text)
@@ -339,7 +340,7 @@ def _typed() -> Iterator[str]:
             say("Ctrl-D ends")
             continue
         except UnicodeDecodeError:  # in locales where Python does not stand in for such bytes
-            say_error(DataError(NO_TEXT))
+            say_error(DataError(NO_TEXT, hint=IN_UTF8))
             continue
         if line.strip():
             yield line.strip()
@@ -350,10 +351,13 @@ def _piped() -> Iterator[str]:
     stdin = stdin_bytes()
     while data := stdin.readline(MAX_QUESTION_BYTES + 1):
         if len(data) > MAX_QUESTION_BYTES:
-            raise DataError(f"stdin: a message of more than {MAX_QUESTION_BYTES} bytes")
+            raise DataError(
+                f"stdin: a message of more than {MAX_QUESTION_BYTES} bytes",
+                hint="a message is a line; break it up, or leave parts out",
+            )
         try:
             line = data.decode().strip()
         except UnicodeDecodeError:
-            raise DataError("stdin: not UTF-8 text") from None
+            raise DataError("stdin: not UTF-8 text", hint=IN_UTF8) from None
         if line:
             yield line

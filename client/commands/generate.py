@@ -278,8 +278,11 @@ def read_stdin() -> str:
     """All of stdin as text. Raises DataError if it is no UTF-8 or too long."""
     data = stdin_bytes().read(MAX_QUESTION_BYTES + 1)
     if len(data) > MAX_QUESTION_BYTES:
-        raise DataError(f"stdin: a question of more than {MAX_QUESTION_BYTES} bytes")
+        raise DataError(
+            f"stdin: a question of more than {MAX_QUESTION_BYTES} bytes",
+            hint="many questions go into a file of JSON lines: --input FILE",
+        )
     try:
         return data.decode().strip()
     except UnicodeDecodeError:
-        raise DataError("stdin: not UTF-8 text") from None
+        raise DataError("stdin: not UTF-8 text", hint="give it in UTF-8, or with --input") from None
