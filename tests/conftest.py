@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -83,9 +84,21 @@ def pytest_sessionstart() -> None:
 
 def pytest_collection_finish() -> None:
     """Nor is it later: the product asks for a whole collection with every plan of memory."""
+    _set_aside()
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Nor what tests have imported since, some of it more than all before."""
+    if len(sys.modules) > _set_aside.modules + 50:
+        _set_aside()
+
+
+def _set_aside() -> None:
     gc.collect()
     gc.freeze()
-    gc.enable()
+    _set_aside.modules = len(sys.modules)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session", autouse=True)
