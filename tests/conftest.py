@@ -122,6 +122,18 @@ def dear_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _nothing_is_flushed() -> Iterator[None]:
+    """A sync only asks whether the file is open: the rest takes long, and a power cut alone would tell.
+
+    The order of writing, syncing and renaming is shown on a process of its own, in
+    tests/test_vault_faults.py.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: os.fstat(file) and None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _folder_of_small_releases(tmp_path_factory: pytest.TempPathFactory) -> None:
     """One folder for all processes of this run; tests/releases.py trains into it."""
     folder = tmp_path_factory.getbasetemp()
