@@ -22,7 +22,8 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
     Nested tables become nested dataclasses, lists become tuples, strings become enum members.
     Raises ConfigError naming `where` and the key for anything unknown or of the wrong type.
     """
-    hints, fields = _hints(kind), dataclasses.fields(typing.cast(Any, kind))
+    plain = typing.cast(Any, kind)
+    hints, fields = _hints(plain), dataclasses.fields(plain)
     names = sorted(f.name for f in fields)
     for key in values:
         if key not in names:
