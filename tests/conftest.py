@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -83,9 +84,21 @@ def pytest_sessionstart() -> None:
 
 def pytest_collection_finish() -> None:
     """Nor is it later: the product asks for a whole collection with every plan of memory."""
+    _set_aside()
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Nor what tests have imported since, some of it more than all before."""
+    if len(sys.modules) > _set_aside.modules + 50:
+        _set_aside()
+
+
+def _set_aside() -> None:
     gc.collect()
     gc.freeze()
-    gc.enable()
+    _set_aside.modules = len(sys.modules)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -106,6 +119,18 @@ def dear_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
     from client.vault import key_derivation, keys_file
 
     monkeypatch.setattr(keys_file, "default_cost", key_derivation.default_cost)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_flushed() -> Iterator[None]:
+    """A sync only asks whether the file is open: the rest takes long, and a power cut alone would tell.
+
+    The order of writing, syncing and renaming is shown on a process of its own, in
+    tests/test_vault_faults.py.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: os.fstat(file) and None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ Links and paths are the business of tests/test_docs.py.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 from collections.abc import Callable, Iterator
@@ -84,19 +85,25 @@ def unknown_make_targets(text: str, makefile: str) -> list[str]:
     return sorted(name for name in asked - targets if re.fullmatch(r"[a-z-]+", name))
 
 
-def unknown_words(text: str) -> list[str]:
-    """Subcommands and options in command lines of our programs that these do not have."""
+@functools.cache
+def programs() -> dict[str, click.Command]:
+    """Our programs by name, each built once."""
     from client.cli import app as proper
     from coordinator.cli import app as coordinator
     from simulations.cli import app as simulator
 
-    programs = {"proper": proper, "proper-coordinator": coordinator, "proper-sim": simulator}
+    apps = {"proper": proper, "proper-coordinator": coordinator, "proper-sim": simulator}
+    return {name: get_command(app) for name, app in apps.items()}
+
+
+def unknown_words(text: str) -> list[str]:
+    """Subcommands and options in command lines of our programs that these do not have."""
     return [
         word
-        for name, app in programs.items()
+        for name, program in programs().items()
         for words in commands(text, name)
         if words[-1] != "1"  # a domain of signatures or keys, such as `proper trusted root 1`
-        for word in _unknown(get_command(app), words)
+        for word in _unknown(program, words)
     ]
 
 
@@ -265,14 +272,15 @@ def test_numbers_come_from_results(pages: dict[Path, str], generated: ModuleType
     shown = [block for text in pages.values() for block in generated.blocks(text)]
     printed = [(command, body) for command, body in shown if "proper-sim exp" not in command]
     assert len(printed) >= 5
-    for command, body in printed:
-        assert body == generated.produce(command), f"stale, run `make docs`: {command}"
+    fresh = generated.produce([command for command, _ in printed])
+    for (command, body), now in zip(printed, fresh, strict=True):
+        assert body == now, f"stale, run `make docs`: {command}"
 
 
 def test_a_block_is_replaced_by_what_its_command_prints(
     generated: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generated, "produce", lambda command: f"output of {command}\n")
+    monkeypatch.setattr(generated, "produce", lambda asked: [f"output of {one}\n" for one in asked])
     page = "a\n<!-- generated: x --markdown -->\nold\n<!-- /generated -->\nb"
     new = generated.regenerate(page)
     assert new == (
@@ -284,7 +292,7 @@ def test_a_block_is_replaced_by_what_its_command_prints(
 def test_what_is_printed_for_a_terminal_is_fenced(generated: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "some.json"
     write_document(Results.model_validate(example()), path)
-    printed = generated.produce(f"proper-sim table {path}")
+    (printed,) = generated.produce([f"proper-sim table {path}"])
     assert printed.startswith("```text\n")
     assert printed.endswith("\n```\n")
     assert " 0.5" in printed
@@ -303,9 +311,11 @@ def test_no_table_of_numbers_is_typed_by_hand(
 
 def test_blocks_run_nothing_else(generated: ModuleType) -> None:
     with pytest.raises(ValueError, match="only run"):
-        generated.produce("rm -rf x")
+        generated.produce(["rm -rf x"])
     with pytest.raises(ValueError, match="no file matches"):
-        generated.produce("proper-sim table results/nothing-like-it-*.json")
+        generated.produce(["proper-sim table results/nothing-like-it-*.json"])
+    with pytest.raises(ValueError, match="failed.*nothing-like-it"):
+        generated.produce(["proper-sim table results/nothing-like-it.json"])
 
 
 def test_the_python_example_runs(

@@ -129,13 +129,12 @@ def test_a_benchmark_that_compared_nothing_shows_each_figure_once() -> None:
     assert len(ids) == len(set(ids))
 
 
-def opened(browser: Browser, path: Path, *, unfold: bool = True) -> Page:
+def opened(browser: Browser, path: Path) -> Page:
     """The page, everything that folds unfolded."""
     page = Page(browser)
     page.go(path.as_uri())
     page.wait("document.readyState === 'complete' && document.querySelector('main')")
-    if unfold:
-        page.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    page.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
     return page
 
 
@@ -145,21 +144,33 @@ def sized(page: Page, width: int) -> None:
     page.call("Emulation.setDeviceMetricsOverride", **size)
 
 
+# Of rows that consist of the same elements, with the same attributes, two stay: axe takes seconds for
+# a hundred, and finds in each what it finds in the first.
+TWO_OF_A_KIND = """
+const seen = {};
+for (const row of document.querySelectorAll('tbody tr')) {
+  const parts = [row, ...row.querySelectorAll('*')].map(e => e.tagName
+    + e.getAttributeNames().map(n => n + (/^(id|href|d|title|aria-label)$/.test(n) ? '' : e.getAttribute(n))));
+  const kind = [...new Set(parts)].sort().join();
+  seen[kind] = (seen[kind] || 0) + 1;
+  if (seen[kind] > 2) row.remove();
+}
+"""
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing_in_light_and_dark(
     folder: Path, browser: Browser, axe: str, name: str
 ) -> None:
-    # Of thousands of cells of one kind some are enough: axe takes seconds for a hundred.
-    page = opened(browser, folder / f"{name}.html", unfold=name != "privacy")
-    some = "{include: [['header'], ['nav'], ['main > section:first-of-type'], ['main > section:nth-of-type(4)']]}"
-    part = some if name == "privacy" else "document"
+    page = opened(browser, folder / f"{name}.html")
+    page.run(TWO_OF_A_KIND)
     sized(page, 360)
     page.run(f"{axe}; 0")
     for scheme, rules in (("light", "{}"), ("dark", "{runOnly: ['color-contrast']}")):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         page.call("Emulation.setEmulatedMedia", features=features)
         found = page.run(
-            f"axe.run({part}, {rules}).then(r => r.violations.map(v => [v.id, v.nodes[0].html]))"
+            f"axe.run(document, {rules}).then(r => r.violations.map(v => [v.id, v.nodes[0].html]))"
         )
         assert found == [], scheme
     page.close()

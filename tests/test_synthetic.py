@@ -17,35 +17,24 @@ from proper_model.tasks.task import load_task
 from simulations.synthetic.people import make_synthetic
 from simulations.synthetic.settings import KINDS
 from simulations.synthetic.text import THINGS_SEEN
+from tests.made_people import QUICK, all_users, made, query_texts
 from tests.planted import level_accuracy, user_accuracy
-
-# The truth, the text and the oracle do not depend on how much a base is pretrained on.
-QUICK = {"pretrain": 20}
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def easy(request):
-    return make_synthetic(request.param, **QUICK)
+    return made(request.param)
 
 
 @pytest.fixture(scope="module")
 def films():
-    return make_synthetic("synth_tag", **QUICK)
-
-
-def all_users(synthetic):
-    return synthetic.population.pooled + synthetic.population.test
-
-
-def query_texts(synthetic, user):
-    task = load_task(synthetic.task)
-    return [task.query_text(query)["text"] for query in user.queries]
+    return made("synth_tag")
 
 
 def test_same_seed_same_population(easy):
     again = make_synthetic(easy.task, **QUICK)
     assert again == easy
-    other = make_synthetic(easy.task, seed=1, **QUICK)
+    other = made(easy.task, seed=1)
     assert other.truth["quirks"] != easy.truth["quirks"]
     assert other.population != easy.population
 
@@ -76,7 +65,7 @@ def test_neither_id_nor_place_tells_the_group(easy):
 
 @pytest.mark.parametrize("kind", ["synth_tag", "synth_text"])
 def test_levels_are_balanced(kind):
-    synthetic = make_synthetic(kind, **QUICK)
+    synthetic = made(kind)
     for user in all_users(synthetic):
         levels = Counter(synthetic.truth["level"][q.id] for q in user.queries)
         assert levels == {"pop": 6, "group": 6, "user": 6}
@@ -101,7 +90,7 @@ def test_levels_say_what_decides_a_tag(films):
 
 
 def test_hard_shares_candidates_between_groups():
-    rules = make_synthetic("synth_tag", preset="hard", **QUICK).truth["rules"]
+    rules = made("synth_tag", preset="hard").truth["rules"]
     candidates = {len({rule[topic] for rule in rules}) for topic in rules[0]}
     assert candidates == {1, 3}
 
@@ -121,7 +110,7 @@ def test_history_holds_the_quirks_and_little_noise(films):
 
 
 def test_scores_follow_taste_and_leniency():
-    synthetic = make_synthetic("synth_rate", **QUICK)
+    synthetic = made("synth_rate")
     truth = synthetic.truth
     for user in all_users(synthetic):
         taste = truth["rules"][truth["groups"][user.user_id]]
@@ -140,7 +129,7 @@ def test_scores_follow_taste_and_leniency():
 
 
 def test_rewriting_follows_the_tables():
-    synthetic = make_synthetic("synth_text", **QUICK)
+    synthetic = made("synth_text")
     truth = synthetic.truth
     for user in all_users(synthetic):
         rule = truth["rules"][truth["groups"][user.user_id]]
@@ -159,14 +148,14 @@ def test_rewriting_follows_the_tables():
 
 
 def test_synonyms_are_disjoint():
-    rules = make_synthetic("synth_text", **QUICK).truth["rules"]
+    rules = made("synth_text").truth["rules"]
     words = [word for rule in rules for word in rule.values()]
     assert len(set(words)) == len(words) == 5 * 21
     assert not set(words) & set(rules[0])
 
 
 def test_lognormal_sizes():
-    synthetic = make_synthetic("synth_tag", sizes="lognormal", **QUICK)
+    synthetic = made("synth_tag", sizes="lognormal")
     sizes = [len(u.history) for u in all_users(synthetic)]
     assert min(sizes) >= 12
     assert max(sizes) <= 200
@@ -208,7 +197,7 @@ def test_unknown_settings_are_refused():
 
 
 def oracle(kind, **knobs):
-    return {k: v[kind] for k, v in make_synthetic(kind, **QUICK, **knobs).truth["oracle"].items()}
+    return {k: v[kind] for k, v in made(kind, **knobs).truth["oracle"].items()}
 
 
 def test_ideal_stages_separate_on_tags():

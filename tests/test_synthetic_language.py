@@ -20,12 +20,12 @@ from simulations.synthetic.films import (
 from simulations.synthetic.people import make_synthetic
 from simulations.synthetic.settings import KINDS
 from simulations.synthetic.text import TIMES
-from tests.test_synthetic import QUICK, all_users, query_texts
+from tests.made_people import all_users, made, query_texts
 
 
 @pytest.fixture(scope="module")
 def films():
-    return make_synthetic("synth_tag", **QUICK)
+    return made("synth_tag")
 
 
 def topic_words() -> dict[str, frozenset[str]]:
@@ -116,7 +116,7 @@ def classifier_hits(counts, groups):
 def test_text_does_not_tell_the_group(kind):
     from scipy.stats import binom
 
-    hits = [classifier_hits(*bag_of_words(make_synthetic(kind, seed=s, **QUICK))) for s in range(3)]
+    hits = [classifier_hits(*bag_of_words(made(kind, seed=s))) for s in range(3)]
     # Two-sided at 1 %: a classifier worse than chance would be a leak as well.
     low, high = binom.ppf([0.005, 0.995], 3 * 150, 1 / 5)
     assert low <= sum(hits) <= high
@@ -124,7 +124,7 @@ def test_text_does_not_tell_the_group(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_leaking_text_tells_the_group(kind):
-    synthetic = make_synthetic(kind, leak_text=0.8, **QUICK)
+    synthetic = made(kind, leak_text=0.8)
     assert classifier_hits(*bag_of_words(synthetic)) > 0.9 * 150
 
 
@@ -133,7 +133,7 @@ def test_filler_words_by_group(leak):
     """Chi-square of word by group, on words that are drawn independently."""
     from scipy.stats import chi2_contingency
 
-    synthetic = make_synthetic("synth_text", leak_text=leak, **QUICK)
+    synthetic = made("synth_text", leak_text=leak)
     counts, groups = bag_of_words(synthetic)
     columns = [synthetic.vocabulary.index(word) for word in TIMES]
     table = np.stack([counts[groups == g][:, columns].sum(0) for g in range(5)])

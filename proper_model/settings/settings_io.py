@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -21,7 +22,8 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
     Nested tables become nested dataclasses, lists become tuples, strings become enum members.
     Raises ConfigError naming `where` and the key for anything unknown or of the wrong type.
     """
-    hints, fields = typing.get_type_hints(kind), dataclasses.fields(typing.cast(Any, kind))
+    plain = typing.cast(Any, kind)
+    hints, fields = _hints(plain), dataclasses.fields(plain)
     names = sorted(f.name for f in fields)
     for key in values:
         if key not in names:
@@ -45,6 +47,12 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
         key: _convert(hints[key], value, where=f"{where}.{key}") for key, value in values.items()
     }
     return kind(**built)
+
+
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    """Types of the fields: they are text in a class, and compiling it took most of reading a file."""
+    return typing.get_type_hints(kind)
 
 
 def _convert(kind: Any, value: Any, *, where: str) -> Any:
