@@ -13,7 +13,13 @@ from typing import Any
 import click
 import typer
 
-from client.terminal.command_line import OUTPUT_CLOSED, flush_output, is_of_output, tell_refused
+from client.terminal.command_line import (
+    OUTPUT_CLOSED,
+    flush_output,
+    is_of_output,
+    stand_in_for_no_output,
+    tell_refused,
+)
 from client.terminal.console import QUIET, say, say_error
 from proper_model.errors import InterruptedRunError, ProperError, StorageError
 from proper_model.storage.files import storage_errors
@@ -32,6 +38,7 @@ def start(app: typer.Typer) -> None:
 
 def run_command(app: typer.Typer, arguments: list[str]) -> int:
     """Run one command line; its exit code. What goes wrong on purpose is said in a line or two."""
+    stand_in_for_no_output()
     return flush_output(_run(app, arguments))
 
 

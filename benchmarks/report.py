@@ -24,7 +24,7 @@ from benchmarks.results import read_report, read_sources, shown
 from benchmarks.results.schema import EngineReport, GpuReport, Report, Setting, Source, Spread
 from benchmarks.results.tables import commits_of, families, lengths_of, machine
 from client.terminal.console import print_line
-from proper_model.errors import ReportError
+from proper_model.errors import ConfigError, ReportError
 from proper_model.storage.files import write_atomic
 from simulations.reporting.figures import BLUE, GREEN, GREY, ORANGE, STYLE, Figure, inline
 from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
@@ -41,6 +41,8 @@ FILE_STYLE = {
 # Okabe and Ito's further colours; contenders beyond them have another marker.
 COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#e69f00", GREY)
 MARKERS = ("o", "s", "^")
+# In the beginning of what this command writes, see `ready_file`.
+PAGE_MARK, CURVE_MARK = "<title>PROPER benchmarks</title>", "PROPER benchmarks: growth"
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -51,7 +53,7 @@ def write_page(paths: Sequence[Path], target: Path) -> None:
     a page that cannot be written.
     """
     sources = read_sources(paths)
-    ready_file(target, "<!DOCTYPE html>")
+    ready_file(target, PAGE_MARK)
     write_atomic(target, render(sources).encode())
 
 
@@ -163,11 +165,11 @@ def draw_growth(source: Path, path: Path) -> None:
             f"{len(found)}",
             hint="measure it with several --users of one size",
         )
-    ready_file(path, "<svg")
+    ready_file(path, CURVE_MARK)
     with mpl.rc_context(FILE_STYLE):
         figure, image = growth(found[0]), io.BytesIO()
         FigureCanvasAgg(figure)
-        figure.savefig(image, format="svg", dpi=160, metadata={"Date": None})
+        figure.savefig(image, format="svg", dpi=160, metadata={"Date": None, "Title": CURVE_MARK})
     write_atomic(path, image.getvalue())
 
 
@@ -176,8 +178,12 @@ def run(
     sources: Annotated[list[Path], typer.Argument(help="JSON of any benchmark.")],
     out: Annotated[Path, typer.Option(help="HTML file to write, or SVG.")],
 ) -> None:
-    """Write the page, or the growth curve of the first file, and print its path."""
-    if out.suffix == ".svg":
+    """Write the page, or the growth curve of one file, and print its path."""
+    if out.suffix.lower() == ".svg":
+        if len(sources) > 1:
+            raise ConfigError(
+                f"{out}: a curve is of one file, got {len(sources)}", hint="a page shows several"
+            )
         draw_growth(sources[0], out)
     else:
         write_page(sources, out)

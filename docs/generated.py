@@ -62,6 +62,7 @@ for how, *words in json.load(sys.stdin):
         except SystemExit as ended:
             code = ended.code
     if code:
+        print(*words, "failed", file=sys.stderr)
         sys.exit(code)
     printed.append(output.getvalue())
 print(json.dumps(printed))

@@ -5,12 +5,13 @@ The port is taken at both loopback addresses: at one left free another user coul
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
-import time
+import textwrap
+from pathlib import Path
 
 import httpx
 import pytest
@@ -19,74 +20,57 @@ from serving import TOKEN, FakeSession, running
 from client.cli import run_cli
 from client.serving import server as server_module
 from client.serving.server import HOST_6, bound, serve
-from proper_model.errors import ConfigError, ProperError
+from proper_model.errors import ConfigError
 
+# A session whose pieces come every 50 ms for ever, or whose work ignores everything.
+PROGRAM = """
+import sys, threading, time
+sys.path.insert(0, {tests!r})
+from serving import FakeSession, TOKEN
+from client.serving.server import serve
+from client.serving.session import Ending
+from proper_model.errors import ProperError
 
 class Endless(FakeSession):
-    """Its pieces come for ever, `pause` seconds apart, or its work ignores everything."""
-
-    pause = 0.05
-
     def generate(self, messages, *, stage, manner):
         while True:
-            time.sleep(self.pause)
+            time.sleep({pause})
             yield "canary"
-
     def forget(self, ids, *, progress):
         while True:
             time.sleep(0.02)
             progress("retraining", 1, 0)
 
-
-def program(pause: float, out: int, err: int) -> None:
-    """Serves, and prints where it is and how it ended; its files are pipes from the start."""
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-    session = Endless()
-    session.pause = pause
-
-    def say(words: str) -> None:
-        sys.stdout.write(f"{words}\n")
-        sys.stdout.flush()
-
-    try:
-        serve(session, port=0, token=TOKEN, ready=say)
-        say("returned")
-    except ProperError as error:
-        say(f"{type(error).__name__} {error.exit_code}")
+try:
+    serve(Endless(), port=0, token=TOKEN, ready=lambda url: print(url, flush=True))
+    print("returned", flush=True)
+except ProperError as error:
+    print(type(error).__name__, error.exit_code, flush=True)
+"""
 
 
 class Program:
-    """The server in a process of its own, which has imported what this one has."""
+    """The server in a process of its own."""
 
     def __init__(self, pause: float = 0.05) -> None:
-        (self._out, out), (self._err, err) = os.pipe(), os.pipe()
-        self.process = multiprocessing.get_context("fork").Process(
-            target=program, args=(pause, out, err)
+        code = textwrap.dedent(PROGRAM).format(tests=str(Path(__file__).parent), pause=pause)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        self.process.start()
-        os.close(out)
-        os.close(err)
-        self._printed = os.fdopen(self._out)
-        self._logged = os.fdopen(self._err)
-        self.url = self._printed.readline().strip()
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
         headers = {"Authorization": f"Bearer {TOKEN}"}
         self.client = httpx.Client(base_url=self.url, headers=headers, trust_env=False)
 
     def end(self, number: int) -> tuple[list[str], str]:
         """Lines it still prints after a signal, and what it logs; its own work would never end."""
-        os.kill(self.process.pid, number)
-        self.process.join(ENDS_S)
+        self.process.send_signal(number)
         try:
-            assert self.process.exitcode == 0
-            return self._printed.read().split("\n")[:-1], self._logged.read()
+            out, err = self.process.communicate(timeout=ENDS_S)
         finally:
             self.process.kill()
-            self.process.join()
             self.client.close()
-            self._printed.close()
-            self._logged.close()
+        return out.split("\n")[:-1], err
 
 
 # Far above what the server waits for, on a machine that is busy with something else.
@@ -100,28 +84,28 @@ def test_the_server_waits_for_its_work_less_than_five_seconds() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_mid_stream_ends_cleanly(number) -> None:
-    served = Program()
-    with served.client.stream("POST", "/v1/completions", json=STREAM) as response:
+    program = Program()
+    with program.client.stream("POST", "/v1/completions", json=STREAM) as response:
         next(response.iter_lines())
-        lines, log = served.end(number)
-    assert (lines, log) == (["returned"], "")
+        lines, log = program.end(number)
+    assert (lines, log, program.process.returncode) == (["returned"], "", 0)
 
 
 def test_a_signal_in_mid_forgetting_ends_at_its_next_step() -> None:
-    served = Program()
-    assert served.client.post("/api/forget", json={"all": True}).status_code == 202
-    lines, log = served.end(signal.SIGINT)
+    program = Program()
+    assert program.client.post("/api/forget", json={"all": True}).status_code == 202
+    lines, log = program.end(signal.SIGINT)
     assert (lines, log) == (["returned"], "")
 
 
 def test_work_that_does_not_end_is_left_behind() -> None:
-    served = Program(pause=10 * ENDS_S)
+    program = Program(pause=10 * ENDS_S)
     with (
         pytest.raises(httpx.TransportError),
-        served.client.stream("POST", "/v1/completions", json=STREAM, timeout=0.3),
+        program.client.stream("POST", "/v1/completions", json=STREAM, timeout=0.3),
     ):
         pass
-    lines, log = served.end(signal.SIGTERM)
+    lines, log = program.end(signal.SIGTERM)
     assert (lines, log) == (["InterruptedRunError 130"], "")
 
 

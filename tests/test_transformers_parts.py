@@ -43,6 +43,9 @@ def test_who_needs_the_rest_gets_it_afterwards() -> None:
             "assert hf.CLIPConfig.__module__ == 'transformers.models.clip.configuration_clip'\n"
             "assert hf.__version__ == __import__('importlib.metadata').metadata.version('transformers')\n"
             "import transformers.activations, transformers.modeling_utils\n"
+            "from proper_model.base.quantized import import_peft\n"
+            "import_peft(); import peft, transformers.modeling_gguf_pytorch_utils\n"
+            "import os; assert 'PROPER_FEWER_PARTS' not in os.environ\n"
             "assert parts.SiLUActivation is transformers.activations.SiLUActivation\n"
             "assert parts.ALL_ATTENTION_FUNCTIONS is transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS\n"
             "print('whole')"
@@ -51,21 +54,35 @@ def test_who_needs_the_rest_gets_it_afterwards() -> None:
     )
 
 
+# As a transformers of later would whose import asks the compiler for something else.
+FAILS_HALF_WAY = """
+import sys
+class Once:
+    def find_spec(self, name, path=None, target=None):
+        if name == "transformers.masking_utils":
+            sys.meta_path.remove(self)
+            raise AttributeError("one more mark")
+sys.meta_path.insert(0, Once())
+"""
+
+
 @pytest.mark.parametrize(
     "other",
     [
         "import transformers.utils.import_utils as facts; del facts.is_scipy_available",
         "import torch._dynamo",
         "import transformers.modeling_utils",
+        FAILS_HALF_WAY,
         "import importlib.metadata as m; real = m.version; "
         "m.version = lambda name: real(name) if name != 'transformers' or 'transformers' in sys.modules else 1 / 0",
     ],
 )
 def test_transformers_in_another_shape_is_imported_all_the_same(other: str) -> None:
     code = (
-        f"import sys; {other}\n"
+        f"{other}\n"
         "import proper_model.kernels.transformers_parts as parts\n"
         "import transformers, torch._dynamo, scipy.optimize\n"
+        "torch._dynamo.config, torch._dynamo.disable(lambda: 0)\n"
         "print(parts.SiLUActivation.__module__, transformers.LlamaForCausalLM.__name__)"
     )
     assert in_python(code) == "transformers.activations LlamaForCausalLM"

@@ -84,15 +84,19 @@ class Child:
         result: Result = found
         return result
 
+    def end(self, wait_s: float = STOP_S) -> None:
+        """Have the process end by itself, for so long, and then be ended; again does nothing."""
+        self._here.close()  # ends a process that waits
+        self._process.join(wait_s)
+        self._process.terminate()
+        self._process.join()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._here.close()  # ends a process that waits
         # After Ctrl-C it is in the middle of its work.
-        self._process.join(STOP_S if kind is None else 0.0)
-        self._process.terminate()
-        self._process.join()
+        self.end(STOP_S if kind is None else 0.0)
 
 
 def in_own_process(function: Callable[..., Result], *arguments: object) -> Result:

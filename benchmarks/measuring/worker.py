@@ -81,10 +81,11 @@ class Worker:
         self.cause: str | None = None
 
     def ask(self, function: Callable[..., Result], *arguments: object) -> Result | None:
-        """What it answers; None if it has failed, now or before."""
+        """What it answers; None if it has failed, now or before. One that failed leaves its memory to the others."""
         if self.cause is None:
             try:
                 return self.child.call(function, *arguments)
             except ProperError as error:
                 self.cause = error.message
+                self.child.end()
         return None

@@ -70,10 +70,8 @@ def adapt(
     check_there(history)
     from client.person.item_promise import asked_privacy
 
-    workspace, memory = (
-        o.workspace(context),
-        Memory(o.bytes_of(max_memory), base_weights, recompute),
-    )
+    workspace = o.workspace(context)
+    memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     how = read_options(
         form, column, scale, date_order, sender, max_items, no_date=no_date, lenient=lenient
     )

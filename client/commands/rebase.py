@@ -37,10 +37,8 @@ def rebase(
     """
     from client.person import adapting
 
-    workspace, memory = (
-        o.workspace(context),
-        Memory(o.bytes_of(max_memory), base_weights, recompute),
-    )
+    workspace = o.workspace(context)
+    memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     bundle = workspace.installed()
     with workspace.changing() as vault:
         state = VaultStore(vault).read()

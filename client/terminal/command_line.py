@@ -60,11 +60,16 @@ def begin(context: typer.Context, *, debug: bool, version: bool) -> None:
 
 def run_command(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code and prints errors to stderr."""
-    stdout: TextIO | None = sys.stdout
-    if stdout is None:  # the program was started without one
-        sys.stdout = _Absent()
+    stand_in_for_no_output()
     session = Session(words=arguments)
     return flush_output(_run(app, program, arguments, session))
+
+
+def stand_in_for_no_output() -> None:
+    """Where the program was started without a stdout, have one that says so when it is written to."""
+    stdout: TextIO | None = sys.stdout
+    if stdout is None:
+        sys.stdout = _Absent()
 
 
 def flush_output(code: int) -> int:

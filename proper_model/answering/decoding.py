@@ -71,6 +71,10 @@ def decoding_steps(
             positions = positions[:, -1:] + 1
 
 
+def _in_one_piece(_: torch.nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.contiguous() for x in given)
+
+
 @contextmanager
 def _flat_head(model: AdaptedModel) -> Iterator[None]:
     """Have the head read its input as one matrix while open.
@@ -79,7 +83,7 @@ def _flat_head(model: AdaptedModel) -> Iterator[None]:
     by row, and in bfloat16 on a CPU it copies the head's weights once a row for that.
     """
     head = model.base.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:]))
+    hook = head.register_forward_pre_hook(_in_one_piece)
     try:
         yield
     finally:

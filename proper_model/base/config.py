@@ -72,14 +72,15 @@ def language_part(tensors: Mapping[str, Entry]) -> dict[str, Entry]:
 
 
 def empty_model(config: Any) -> Any:
-    """The language model of a configuration, its weights on the meta device: no memory for them, no values."""
+    """The language model of a configuration, on the meta device: no memory, no weights."""
+    import torch
     from transformers import AutoModelForCausalLM
 
     from proper_model.base.outline import WeightsNowhere
 
     kind = getattr(config, "model_type", "?")
     try:
-        with WeightsNowhere():
+        with torch.device("meta"), WeightsNowhere():
             return AutoModelForCausalLM.from_config(text_config(config), trust_remote_code=False)
     except Exception as error:
         raise BaseModelError(

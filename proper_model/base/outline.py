@@ -20,7 +20,10 @@ _DRAWING = frozenset(
 
 
 class WeightsNowhere(TorchFunctionMode):
-    """Modules made inside take no memory for weights, but buffers get their values."""
+    """Linears and embeddings made inside take no memory, but buffers, and weights of norms, get their values.
+
+    Inside `torch.device("meta")` nothing takes memory, and nothing is drawn either.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None

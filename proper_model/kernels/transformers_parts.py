@@ -6,12 +6,13 @@ pictures. That took longer than torch itself, of every command that loads a mode
 model or spreads one, so while transformers is imported
 
     scipy and distributed tensors are not there: transformers asks once, and keeps the answer
-    the compiler is one that marks nothing; what is imported or asked later gets the real one
+    the compiler is one that marks nothing; what is imported later gets the real one
     the table of what transformers holds, read from all its files, is made once and not twice
 
-A program asks for this by the environment variable below, since it concerns the whole process: `proper` does, and
-whoever takes PROPER as a library, trains for many or measures has transformers as it is. Where transformers or
-torch have another shape than this expects, all of it is imported as well.
+A program asks for this by the environment variable below, since it concerns the whole process, and before it has
+threads, which could meet a stand-in: `proper` does. Its children, and whoever takes PROPER as a library, trains for
+many or measures, have transformers as it is. Where transformers or torch have another shape than this expects,
+all of it is imported as well.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _facts() -> ModuleType:
         table = vars(facts)[_TABLE]
         vars(facts)[_TABLE] = functools.cache(table.__wrapped__)
     finally:
-        del sys.modules[_NAME]
+        sys.modules.pop(_NAME, None)
     return facts
 
 
@@ -80,7 +81,7 @@ def _without_scipy(facts: ModuleType) -> Iterator[None]:
         ask.cache_clear()
         ask()
     finally:
-        del sys.modules["scipy"]
+        sys.modules.pop("scipy", None)
         if there is not None:
             sys.modules["scipy"] = there
     try:
@@ -116,9 +117,12 @@ def _compiler_of_nothing() -> Iterator[None]:
     try:
         yield
     finally:
-        del vars(torch)["_dynamo"]
-        for name in stands_in:
-            del sys.modules[name]
+        # Where something has imported the real one meanwhile, that stays.
+        if vars(torch).get("_dynamo") is compiler:
+            del vars(torch)["_dynamo"]
+        for name, module in stands_in.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
 def _as_it_is(function: Callable[..., Any] | None = None, *_: Any, **_named: Any) -> Any:
@@ -132,7 +136,8 @@ def _real_indexing() -> Any:
     return TransformGetItemToIndex()
 
 
-if os.environ.get(FEWER_PARTS) == "1" and f"{_NAME}.modeling_utils" not in sys.modules:
+# Taken out: for this process, not for its children.
+if os.environ.pop(FEWER_PARTS, "0") == "1" and f"{_NAME}.modeling_utils" not in sys.modules:
     with suppress(Exception):  # then the lines below import all of it, or say what is wrong
         _import_parts()
 
