@@ -22,8 +22,15 @@ from benchmarks import device, engine, first_minutes, memory, pipeline, report
 from benchmarks.command import mark_of, ready_file, run_command
 from benchmarks.contenders import Spec, Workload
 from benchmarks.kinds import Agreement
-from benchmarks.measuring.processes import LONGEST, cause_of, in_own_process, without_ctrl_c
+from benchmarks.measuring.processes import (
+    LONGEST,
+    Child,
+    cause_of,
+    in_own_process,
+    without_ctrl_c,
+)
 from benchmarks.measuring.rounds import measure_setting
+from benchmarks.measuring.worker import Worker
 from benchmarks.results.schema import EngineReport, MemoryPeak, MemoryReport, Setting
 from proper_model.errors import ConfigError, ReportError, StorageError, TrainingError
 
@@ -203,6 +210,18 @@ def test_a_child_that_dies_is_noticed() -> None:
     with pytest.raises(TrainingError, match="exit code 9") as caught:
         in_own_process(os._exit, 9)
     assert "memory" in (caught.value.hint or "")
+
+
+def test_a_contender_that_failed_leaves_its_memory_to_the_others() -> None:
+    with Child() as child:
+        worker = Worker(child, Spec("ours"))
+        number = worker.ask(os.getpid)
+        assert number is not None
+        assert worker.ask(int, "x") is None
+        assert "invalid literal" in (worker.cause or "")
+        with pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
+        assert worker.ask(os.getpid) is None
 
 
 def test_what_a_child_raises_arrives(tmp_path: Path) -> None:

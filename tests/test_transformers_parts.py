@@ -8,8 +8,10 @@ import sys
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from client.terminal import console
+from proper_model.base.config import empty_model
 from proper_model.base.outline import WeightsNowhere
 from proper_model.kernels.transformers_parts import FEWER_PARTS
 
@@ -111,6 +113,12 @@ def test_nothing_is_drawn_for_weights_that_are_nowhere() -> None:
         linear, table = torch.nn.Linear(4, 3), torch.nn.Embedding(5, 2)
     assert linear.weight.is_meta and linear.bias.is_meta and table.weight.is_meta
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_description_takes_no_memory() -> None:
+    """It may be a stranger's, of any width."""
+    model = empty_model(LlamaConfig(hidden_size=1 << 20, num_hidden_layers=2, vocab_size=1 << 20))
+    assert all(x.is_meta for x in (*model.parameters(), *model.buffers()))
 
 
 def test_what_has_memory_is_drawn_as_ever() -> None:
