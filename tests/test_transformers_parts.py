@@ -13,6 +13,7 @@ from transformers import LlamaConfig
 from client.terminal import console
 from proper_model.base.config import empty_model
 from proper_model.base.outline import WeightsNowhere
+from proper_model.errors import BaseModelError
 from proper_model.kernels.transformers_parts import FEWER_PARTS
 
 
@@ -115,10 +116,15 @@ def test_nothing_is_drawn_for_weights_that_are_nowhere() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_description_takes_no_memory() -> None:
+def test_a_description_takes_next_to_no_memory() -> None:
     """It may be a stranger's, of any width."""
-    model = empty_model(LlamaConfig(hidden_size=1 << 20, num_hidden_layers=2, vocab_size=1 << 20))
-    assert all(x.is_meta for x in (*model.parameters(), *model.buffers()))
+    wide = {"hidden_size": 1 << 16, "num_hidden_layers": 2, "vocab_size": 1 << 20}
+    model = empty_model(LlamaConfig(**wide))
+    real = sum(x.nbytes for x in (*model.parameters(), *model.buffers()) if not x.is_meta)
+    assert real < 2 << 20  # five norms, and positions
+    for name in ("hidden_size", "head_dim"):
+        with pytest.raises(BaseModelError, match=f"{name} is 1073741824, expected at most"):
+            empty_model(LlamaConfig(**wide | {name: 1 << 30}))
 
 
 def test_what_has_memory_is_drawn_as_ever() -> None:

@@ -21,6 +21,8 @@ _INSIDE = (
     ("language_model.lm_head.", "lm_head."),
 )
 _HEAD = "lm_head."
+# Of a token's vector, or a head's: the widest bases have some 16,000.
+MOST_WIDE = 1 << 20
 NESTED_DECODER = "model.language_model."
 """Where transformers holds the text decoder of a model that reads images too."""
 OWN_DECODER = "model."
@@ -72,15 +74,25 @@ def language_part(tensors: Mapping[str, Entry]) -> dict[str, Entry]:
 
 
 def empty_model(config: Any) -> Any:
-    """The language model of a configuration, on the meta device: no memory, no weights."""
-    import torch
+    """The language model of a configuration, its weights on the meta device: no memory for them, no values.
+
+    Raises BaseModelError for one that transformers cannot make, or of a width that no base has: norms and positions
+    do take memory.
+    """
     from transformers import AutoModelForCausalLM
 
     from proper_model.base.outline import WeightsNowhere
 
     kind = getattr(config, "model_type", "?")
+    for name in ("hidden_size", "head_dim"):
+        width = getattr(text_config(config), name, None)
+        if isinstance(width, int) and width > MOST_WIDE:
+            raise BaseModelError(
+                f"config.json: {name} is {width}, expected at most {MOST_WIDE}",
+                hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
+            )
     try:
-        with torch.device("meta"), WeightsNowhere():
+        with WeightsNowhere():
             return AutoModelForCausalLM.from_config(text_config(config), trust_remote_code=False)
     except Exception as error:
         raise BaseModelError(

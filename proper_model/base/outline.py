@@ -22,7 +22,7 @@ _DRAWING = frozenset(
 class WeightsNowhere(TorchFunctionMode):
     """Linears and embeddings made inside take no memory, but buffers, and weights of norms, get their values.
 
-    Inside `torch.device("meta")` nothing takes memory, and nothing is drawn either.
+    Not `torch.device("meta")`, inside which positions are computed through Python, too.
     """
 
     def __torch_function__(

@@ -64,7 +64,7 @@ def miniature(config: Any, whole: torch.nn.Module, *, longest: int, attention: s
             small = shrunk(text, layers, longest, share)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(SEED)
-                with torch.device("meta"), WeightsNowhere():
+                with WeightsNowhere():
                     outline = AutoModelForCausalLM.from_config(small, trust_remote_code=False)
                 if sum(p.numel() for p in outline.parameters()) > MOST_PARAMETERS:
                     last = "it stays too large"
