@@ -9,7 +9,7 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -315,7 +315,7 @@ class GpuReport(_Report):
 
 Report = EngineReport | MemoryReport | DeviceReport | PipelineReport | GpuReport
 _FILE: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="benchmark")])
-KINDS = ("engine", "memory", "device", "pipeline", "gpu")
+WITH_TABLES = tuple(one.model_fields["benchmark"].default for one in get_args(Report))
 
 
 class Line(BaseModel):
@@ -343,7 +343,7 @@ class Transcript(BaseModel):
 FIRST = "first_minutes"
 Found = TypeVar("Found")
 KNOWN = "expected what one of these wrote: " + ", ".join(
-    f"python -m benchmarks.{kind}" for kind in KINDS
+    f"python -m benchmarks.{kind}" for kind in WITH_TABLES
 )
 
 
@@ -362,7 +362,7 @@ def read_sources(paths: Iterable[Path]) -> list[Source]:
 def read_report(path: Path) -> Report:
     """Read one file by what it says it is. Raises ReportError naming the file and its first fault."""
     kind, text = _read(path)
-    if kind not in KINDS:
+    if kind not in WITH_TABLES:
         hint = f"python -m benchmarks.{FIRST} show prints it" if kind == FIRST else KNOWN
         raise ReportError(f"{path}: its 'benchmark' is none of those with tables", hint=hint)
     return _validated(_FILE, kind, text, path)

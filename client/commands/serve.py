@@ -47,7 +47,8 @@ def serve(
     from client.serving.tokens import new_token, page_address, token_of_file
 
     depth = None if retrieve is None else parse_depth(retrieve)
-    workspace, memory = o.workspace(context), Memory(o.bytes_of(max_memory))
+    workspace = o.workspace(context)
+    memory = Memory(o.bytes_of(max_memory))
     token = new_token() if token_file is None else token_of_file(token_file)
     vault = workspace.open() if workspace.has_vault else None
     with progress_bars() as show:

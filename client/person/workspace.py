@@ -85,9 +85,10 @@ class Memory:
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        if self.base_weights not in (None, *SETTINGS["base_weights"].choices):
+        setting = SETTINGS["base_weights"]
+        if self.base_weights not in (None, *setting.choices):
             raise ConfigError(
-                f"unknown --base-weights '{self.base_weights}'", hint="full, 8bit or 4bit"
+                f"unknown --base-weights '{self.base_weights}'", hint=setting.expected
             )
 
 

@@ -21,8 +21,18 @@ _INSIDE = (
     ("language_model.lm_head.", "lm_head."),
 )
 _HEAD = "lm_head."
-# Of a token's vector, or a head's: the widest bases have some 16,000.
-MOST_WIDE = 1 << 20
+# Inclusive; the largest dense models that are public have half as many layers.
+BOUNDS: Mapping[str, int] = {
+    "num_hidden_layers": 256,
+    "hidden_size": 1 << 16,
+    "intermediate_size": 1 << 19,
+    "num_attention_heads": 1024,
+    "num_key_value_heads": 1024,
+    "head_dim": 4096,
+    "vocab_size": 1 << 22,
+    "max_position_embeddings": 1 << 25,
+}
+_KINDS_HINT = "dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported"
 NESTED_DECODER = "model.language_model."
 """Where transformers holds the text decoder of a model that reads images too."""
 OWN_DECODER = "model."
@@ -79,23 +89,19 @@ def empty_model(config: Any) -> Any:
     Raises BaseModelError for one that transformers cannot make, or of a width that no base has: norms and positions
     do take memory.
     """
-    from transformers import AutoModelForCausalLM
+    from proper_model.base.outline import without_weights
 
-    from proper_model.base.outline import WeightsNowhere
-
-    kind = getattr(config, "model_type", "?")
+    kind, text = getattr(config, "model_type", "?"), text_config(config)
     for name in ("hidden_size", "head_dim"):
-        width = getattr(text_config(config), name, None)
-        if isinstance(width, int) and width > MOST_WIDE:
+        width, most = getattr(text, name, None), BOUNDS[name]
+        if isinstance(width, int) and width > most:
             raise BaseModelError(
-                f"config.json: {name} is {width}, expected at most {MOST_WIDE}",
-                hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
+                f"config.json: {name} is {width}, expected at most {most}", hint=_KINDS_HINT
             )
     try:
-        with WeightsNowhere():
-            return AutoModelForCausalLM.from_config(text_config(config), trust_remote_code=False)
+        return without_weights(text)
     except Exception as error:
         raise BaseModelError(
             f"type '{kind}' cannot be built as a causal language model ({type(error).__name__})",
-            hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
+            hint=_KINDS_HINT,
         ) from error

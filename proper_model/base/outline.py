@@ -19,6 +19,14 @@ _DRAWING = frozenset(
 )
 
 
+def without_weights(config: Any, **options: Any) -> Any:
+    """The causal LM that a configuration describes, its weights on the meta device; `options` are of `from_config`."""
+    from transformers import AutoModelForCausalLM
+
+    with WeightsNowhere():
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
+
+
 class WeightsNowhere(TorchFunctionMode):
     """Linears and embeddings made inside take no memory, but buffers, and weights of norms, get their values.
 

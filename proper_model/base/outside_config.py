@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from proper_model.base.config import BOUNDS
 from proper_model.base.model_types import MODEL_TYPES, NESTED_TYPES
 from proper_model.bundle.file_names import CONFIG
 from proper_model.errors import BaseModelError, BundleFormatError
@@ -23,17 +24,6 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_DEPTH = 4
 MAX_TEXT, MAX_LIST = 200, 4096
 MAX_NUMBER = 2**40
-# Inclusive; the largest dense models that are public have half as many layers.
-BOUNDS: Mapping[str, int] = {
-    "num_hidden_layers": 256,
-    "hidden_size": 1 << 16,
-    "intermediate_size": 1 << 19,
-    "num_attention_heads": 1024,
-    "num_key_value_heads": 1024,
-    "head_dim": 4096,
-    "vocab_size": 1 << 22,
-    "max_position_embeddings": 1 << 25,
-}
 _REFUSED = {
     "auto_map": "code of its own",
     "custom_pipelines": "code of its own",
@@ -139,12 +129,12 @@ def build_empty(fields: Mapping[str, Any]) -> Any:
     """The model that a configuration describes, without weights. Raises BundleFormatError."""
     import torch
 
+    from proper_model.base.outline import without_weights
     from proper_model.base.sites import find_sites
-    from proper_model.base.streamed import without_weights
 
     config = build_config(fields)
     try:
-        model = without_weights(config, dtype=torch.float32, attention="eager")
+        model = without_weights(config, dtype=torch.float32, attn_implementation="eager")
         find_sites(model)
     except BaseModelError as error:
         raise _error(CONFIG, error.message) from None

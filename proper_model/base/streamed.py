@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from proper_model.base.config import language_part, text_config
-from proper_model.base.outline import WeightsNowhere
+from proper_model.base.outline import without_weights
 from proper_model.base.sizes import MAX_HEADER_BYTES, PIECE, parse_header
 from proper_model.errors import BaseModelError
 from proper_model.storage.files import open_regular
@@ -139,16 +139,6 @@ class _Reader:
             self._digest.update(whole)
 
 
-def without_weights(config: Any, *, dtype: torch.dtype, attention: str | None) -> Any:
-    """The causal LM that a configuration describes, its weights on the meta device."""
-    from transformers import AutoModelForCausalLM
-
-    with WeightsNowhere():
-        return AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
-        )
-
-
 @torch.no_grad()
 def stream_base(
     config: Any,
@@ -172,7 +162,7 @@ def stream_base(
     """
     if getattr(config, "quantization_config", None) is not None:
         return None
-    model = without_weights(text_config(config), dtype=dtype, attention=attention)
+    model = without_weights(text_config(config), dtype=dtype, attn_implementation=attention)
     with _opened(files) as tables:
         names = _names([table for _, table in tables])
         if names is None or not fits(model, {name: stored.shape for name, stored in names.items()}):

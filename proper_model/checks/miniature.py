@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from proper_model.base.config import text_config
-from proper_model.base.outline import WeightsNowhere
+from proper_model.base.outline import without_weights
 from proper_model.errors import BaseModelError
 
 VOCABULARY = 96
@@ -64,8 +64,7 @@ def miniature(config: Any, whole: torch.nn.Module, *, longest: int, attention: s
             small = shrunk(text, layers, longest, share)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(SEED)
-                with WeightsNowhere():
-                    outline = AutoModelForCausalLM.from_config(small, trust_remote_code=False)
+                outline = without_weights(small)
                 if sum(p.numel() for p in outline.parameters()) > MOST_PARAMETERS:
                     last = "it stays too large"
                     continue
